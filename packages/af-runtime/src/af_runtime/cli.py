@@ -1,0 +1,65 @@
+"""The command ``af-runtime``: a table of sub-commands; only the one that is called is imported.
+
+A sub-command is a module ``af_runtime/commands/NAME.py`` with ``register(app)``, which adds it to a
+``typer.Typer``; its line in ``COMMANDS`` is all that the top-level help needs. So ``plugins`` and
+``validate`` never import torch, whatever the other commands need.
+"""
+
+import importlib
+import os
+import sys
+from importlib.util import find_spec
+
+import typer
+from af_core.errors import AvatarForcingError
+
+from af_runtime.exit_codes import INTERRUPTED, exit_code
+
+COMMANDS = {
+    "generate": "Make a video of a portrait that speaks an audio file.",
+    "bench": "Measure speed, delay and memory of a preset on this machine.",
+    "validate": "Check a pipeline file or preset: all errors at once, nothing is loaded.",
+    "explain": "Show what a pipeline will do: formats, delay, memory, who provides what.",
+    "plugins": "List, show and check the plugins that are installed.",
+}
+"""Sub-commands in the order of the help, each with its line of help."""
+
+
+def build_app(argv: list[str]) -> typer.Typer:
+    """Return the command line in which the command named by ``argv`` is real, the rest is help."""
+    app = typer.Typer(
+        name="af-runtime",
+        help="Streaming talking avatars: one portrait and live speech in, video out.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    app.callback()(_root)
+    called = next((word for word in argv if not word.startswith("-")), None)
+    for name, line in COMMANDS.items():
+        module = f"af_runtime.commands.{name}"
+        if find_spec(module) is None:
+            continue
+        if name == called:
+            importlib.import_module(module).register(app)
+        else:
+            app.command(name, help=line)(_root)
+    return app
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one message and an exit code, no traceback."""
+    try:
+        build_app(sys.argv[1:])()
+    except AvatarForcingError as e:
+        sys.stderr.write(f"error: {e}\n")
+        sys.exit(exit_code(e))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as in `explain | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _root() -> None:
+    """Do nothing: the sub-commands do the work."""

@@ -1,0 +1,228 @@
+"""``af-runtime explain``: what a pipeline will do, before any weight is loaded."""
+
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import typer
+from af_core.graph import (
+    Explanation,
+    check_pipeline,
+    mermaid,
+    parse_overrides,
+)
+from af_core.graph import explain as explained
+from af_core.graph.explain import LatencyReport, NodeReport
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from af_runtime.commands.output import Overrides, print_json, print_problems
+from af_runtime.exit_codes import BAD_CONFIG
+
+BAR = 48
+"""Characters of the latency bar."""
+
+COLOURS = {
+    "audio": "cyan",
+    "features": "cyan",
+    "image": "magenta",
+    "embeddings": "magenta",
+    "latents": "yellow",
+    "frames": "green",
+}
+"""Colour of each medium, the same for a node's name and for what it makes."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("explain")(explain)
+
+
+def explain(
+    config: Annotated[str, typer.Argument(help="A preset, or a pipeline file (YAML or TOML).")],
+    overrides: Overrides = None,
+    format: Annotated[
+        Literal["text", "json", "mermaid"], typer.Option(help="How to answer.")
+    ] = "text",
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Show what a pipeline will do: formats, delay, memory, processes, who provides what."""
+    checked = check_pipeline(config, parse_overrides(overrides or []))
+    print_problems(checked.warnings, "warning")
+    if checked.pipeline is None:
+        print_problems(checked.problems, "error")
+        raise typer.Exit(BAD_CONFIG)
+    explanation = explained(checked.pipeline)
+    if json or format == "json":
+        print_json(explanation)
+    elif format == "mermaid":
+        sys.stdout.write(mermaid(explanation) + "\n")
+    else:
+        Console(highlight=False).print(page(explanation))
+
+
+def page(e: Explanation) -> RenderableType:
+    """Return the whole explanation as one printable page."""
+    return Group(
+        _title(e),
+        "",
+        _heading("how it flows"),
+        _flow(e),
+        "",
+        _heading("when a frame is seen"),
+        _delay(e.latency),
+        "",
+        _heading("how it denoises"),
+        _window(e),
+        "",
+        _heading("what it is made of"),
+        _nodes(e),
+        _footer(e),
+    )
+
+
+def _title(e: Explanation) -> RenderableType:
+    origin = f"{e.provider or 'file'} · {e.origin}" if e.origin else "made in Python"
+    size = f"{e.width} x {e.height} pixels, {e.fps} frames per second"
+    text = Text.assemble((e.description or "No description.", ""), "\n", (size, "bold"))
+    text.append(f"\n{origin}", "dim")
+    return Panel(text, title=f"[bold]{e.name}[/]", title_align="left", box=box.ROUNDED, expand=True)
+
+
+def _heading(text: str) -> Text:
+    return Text(text, "bold underline")
+
+
+def _flow(e: Explanation) -> RenderableType:
+    """Return one line an edge: who hands what to whom."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for edge in e.edges:
+        colour = COLOURS.get(edge.media, "white")
+        table.add_row(
+            Text(edge.source),
+            Text("━━▶", colour),
+            Text(edge.target),
+            Text(edge.format, colour),
+        )
+    table.add_row(Text(e.output), Text("━━▶", "green"), Text("video", "bold green"), "")
+    return table
+
+
+def _delay(latency: LatencyReport) -> RenderableType:
+    total = latency.total_ms or 1.0
+    block = round(BAR * latency.block_ms / total)
+    bar = Text.assemble(("█" * block, "cyan"), ("█" * (BAR - block), "yellow"))
+    bar.append(f"  {latency.total_ms:g} ms", "bold")
+    bar.append(" + computing", "dim")
+    legend = Text.assemble(
+        ("█ ", "cyan"),
+        f"block {latency.block_ms:g} ms: speech is gathered before it can be drawn",
+        ("\n█ ", "yellow"),
+        f"look-ahead {latency.lookahead_ms:g} ms: later speech a block waits for",
+    )
+    return Group(bar, legend)
+
+
+def _window(e: Explanation) -> RenderableType:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    block_ms = 1000 * e.frames_per_block / e.fps
+    latents = e.window.get("block_latents", 1)
+    table.add_row(
+        "block",
+        f"{latents} latent frame{'s' if latents != 1 else ''} = {e.frames_per_block} video frames"
+        f" = {block_ms:g} ms = {e.tokens_per_block} tokens",
+    )
+    for name, value in e.window.items():
+        if name != "block_latents":
+            table.add_row(name.replace("_", " "), _ladder(value) if name == "ladder" else str(value))
+    return table
+
+
+def _ladder(sigmas: Iterable[float]) -> Text:
+    """Return the noise levels from the top rung to the cleanest, shaded by noise."""
+    shades = " ░▒▓█"
+    parts = [
+        f"{shades[min(4, round(4 * sigma))]} {sigma:.3g}" for sigma in sorted(sigmas, reverse=True)
+    ]
+    return Text("  ▸  ".join([*parts, "clean"]))
+
+
+def _nodes(e: Explanation) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    table.add_column("node", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("provided by", overflow="fold")
+    table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("per stream", justify="right", no_wrap=True)
+    table.add_column("delay", justify="right", no_wrap=True)
+    table.add_column("runs in", overflow="fold")
+    for node in e.nodes:
+        _add_node(table, node)
+    return table
+
+
+def _add_node(table: Table, node: NodeReport) -> None:
+    source = node.stage == "source"
+    table.add_row(
+        Text(node.name, "bold"),
+        Text("input" if source else node.stage.partition("/")[2], "dim" if source else ""),
+        _provided(node),
+        "" if source else _weights(node),
+        _size(node.stream_bytes) if node.stream_bytes else "",
+        f"{node.delay_ms:g} ms" if node.delay_ms else "",
+        f"{node.process} ({node.device})",
+    )
+    for part in node.parts:
+        table.add_row(
+            Text(f"  {part.kind}", "dim"), part.use, Text(f"{part.provider} {part.version}", "dim")
+        )
+
+
+def _provided(node: NodeReport) -> Text:
+    return Text(f"{node.provider} {node.version}".strip(), "dim")
+
+
+def _weights(node: NodeReport) -> str:
+    if node.weights_bytes is None or node.num_parameters is None:
+        return "unknown"
+    if not node.num_parameters:
+        return "none"
+    return f"{_count(node.num_parameters)} · {_size(node.weights_bytes)}"
+
+
+def _footer(e: Explanation) -> RenderableType:
+    unknown = f" + {', '.join(e.memory.unknown)}" if e.memory.unknown else ""
+    text = Text.assemble(
+        "memory, estimated without activations: ",
+        (_size(e.memory.weights_bytes) + unknown, "bold"),
+        " of weights and ",
+        (_size(e.memory.stream_bytes), "bold"),
+        " for each open stream",
+    )
+    layout: list[Any] = [
+        f"process {name} on {part['device']}: {', '.join(part['nodes'])}"
+        for name, part in e.processes.items()
+    ]
+    return Group(text, *(Text(line, "dim") for line in layout))
+
+
+def _count(number: int) -> str:
+    for scale, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.3g}{letter}"
+    return str(number)
+
+
+def _size(num_bytes: int) -> str:
+    for scale, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.3g} {unit}"
+    return f"{num_bytes} B"

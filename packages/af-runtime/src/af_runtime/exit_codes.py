@@ -1,0 +1,18 @@
+"""Exit codes of the command line; a supervisor restarts on none of 2, 77 and 78."""
+
+from af_core.errors import AvatarForcingError, PipelineError, PluginError
+
+OK = 0
+FAILED = 1
+USAGE = 2
+UNAVAILABLE = 69
+INTERNAL = 70
+TEMPORARY = 75
+NO_ACCESS = 77
+BAD_CONFIG = 78
+INTERRUPTED = 130
+
+
+def exit_code(error: AvatarForcingError) -> int:
+    """Return the code with which an error ends the command."""
+    return BAD_CONFIG if isinstance(error, PipelineError | PluginError) else FAILED
