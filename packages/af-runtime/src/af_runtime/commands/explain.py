@@ -142,7 +142,9 @@ def _window(e: Explanation) -> RenderableType:
     )
     for name, value in e.window.items():
         if name != "block_latents":
-            table.add_row(name.replace("_", " "), _ladder(value) if name == "ladder" else str(value))
+            table.add_row(
+                name.replace("_", " "), _ladder(value) if name == "ladder" else str(value)
+            )
     return table
 
 

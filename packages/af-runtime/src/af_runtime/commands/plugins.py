@@ -57,7 +57,9 @@ def list_plugins(
     _print_errors(records)
 
 
-def show(name: Annotated[str, typer.Argument(help="Name of a plugin.")], json: Json = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a plugin.")], json: Json = False
+) -> None:
     """Show one plugin: its file, its hooks, what it provides, and its error if it has one."""
     catalog = load_catalog()
     records = [record for record in catalog.plugins if record.name == name]

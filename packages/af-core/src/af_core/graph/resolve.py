@@ -1,0 +1,213 @@
+"""Turns the table of a pipeline file into a checked pipeline, and reports every error at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import msgspec
+
+from af_core.errors import AvatarForcingError, PipelineError, ProblemsError
+from af_core.geometry import Geometry
+from af_core.graph.checked import PARTS, Pipeline, Stage
+from af_core.graph.graph import Graph, Node
+from af_core.graph.placement import placement_problems
+from af_core.graph.reading import Document, read_document, with_overrides
+from af_core.graph.spec import STAGE_KEYS, PipelineSpec
+from af_core.graph.strict import decode
+from af_core.graph.wiring import STANDARD_EDGES, denoiser_declaration, sources, weights_problems
+from af_core.plugins.loading import load_catalog
+from af_core.plugins.registry import Catalog
+from af_core.problems import Problem, unknown
+
+
+@attrs.frozen
+class Checked:
+    """What a check found: the pipeline if it can run, and everything worth saying."""
+
+    pipeline: Pipeline | None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+def open_pipeline(
+    name: str,
+    overrides: Mapping[str, Any] | None = None,
+    catalog: Catalog | None = None,
+) -> Pipeline:
+    """Return the checked pipeline of a preset or file; raise ``PipelineError`` with all errors."""
+    checked = check_pipeline(name, overrides, catalog)
+    if checked.pipeline is None or checked.problems:
+        raise PipelineError(checked.problems)
+    return checked.pipeline
+
+
+def check_pipeline(
+    name: str,
+    overrides: Mapping[str, Any] | None = None,
+    catalog: Catalog | None = None,
+) -> Checked:
+    """Check a preset or file without building anything; no error is raised for what it says."""
+    catalog = catalog or load_catalog()
+    try:
+        document = read_document(name, catalog)
+        table = with_overrides(document.table, overrides or {})
+    except ProblemsError as e:
+        return Checked(None, e.problems, catalog.problems)
+    pipeline, problems = resolve(table, catalog, document)
+    return Checked(None if problems else pipeline, tuple(problems), catalog.problems)
+
+
+def resolve(
+    table: Mapping[str, Any], catalog: Catalog, document: Document | None = None
+) -> tuple[Pipeline | None, list[Problem]]:
+    """Return the pipeline that a table describes, with all problems; see ``check_pipeline``."""
+    spec, problems = decode(table, PipelineSpec, "")
+    stages, more = _stages(table, catalog)
+    problems += more
+    geometry, more = _geometry(spec)
+    problems += more
+    if geometry is None or spec is None:
+        return None, problems
+    graph, more = _graph(geometry, stages)
+    problems += more
+    if not {key for key in STAGE_KEYS if getattr(spec, key) is not None} <= stages.keys():
+        return None, problems  # what follows would only repeat that a stage is missing
+    problems += graph.problems()
+    problems += _output_problems(graph, spec.output)
+    problems += placement_problems(spec.placement, [node.name for node in graph.nodes])
+    problems += weights_problems(stages)
+    origin = document.origin if document else ""
+    provider = document.provider if document else ""
+    return Pipeline(spec, geometry, graph, stages, origin, provider), problems
+
+
+def _geometry(spec: PipelineSpec | None) -> tuple[Geometry | None, list[Problem]]:
+    if spec is None:
+        return None, []
+    try:
+        return Geometry(**msgspec.structs.asdict(spec.geometry)), []
+    except (AvatarForcingError, ValueError) as e:
+        return None, [Problem("bad_geometry", "geometry", str(e))]
+
+
+def _stages(table: Mapping[str, Any], catalog: Catalog) -> tuple[dict[str, Stage], list[Problem]]:
+    """Look every stage up and decode its options, collecting what is wrong with each."""
+    written = {key: (key, table[key]) for key in STAGE_KEYS if table.get(key) is not None}
+    nodes = table.get("nodes")
+    problems: list[Problem] = []
+    for name, value in nodes.items() if isinstance(nodes, Mapping) else ():
+        if name in (*STAGE_KEYS, "audio", "portrait"):
+            problems.append(
+                Problem("duplicate_node", f"nodes.{name}", "This name is taken; choose another.")
+            )
+        written[f"nodes.{name}"] = ("node", value)
+    stages: dict[str, Stage] = {}
+    for path, (kind, value) in written.items():
+        stage, found = _stage(path, kind, value, catalog)
+        problems += found
+        if stage is not None:
+            stages[stage.name] = stage
+    return stages, problems
+
+
+def _stage(
+    path: str, kind: str, value: object, catalog: Catalog
+) -> tuple[Stage | None, list[Problem]]:
+    if not isinstance(value, Mapping):
+        return None, []  # the decoding of the whole has reported it
+    options = dict(value)
+    use = options.pop("use", None)
+    graphed = kind not in PARTS
+    inputs = options.pop("inputs", {}) if graphed else {}
+    if not isinstance(use, str):
+        names = ", ".join(catalog.names(kind))
+        text = "A stage says which one it uses."
+        return None, [Problem("missing_key", f"{path}.use", text, f"one of: {names}", repr(use))]
+    try:
+        offer = catalog.get(kind, use)
+    except ProblemsError as e:
+        return None, [_placed(problem, f"{path}.use", use) for problem in e.problems]
+    problems = _inputs_problems(path, inputs)
+    config, found = decode(options, offer.config or msgspec.Struct, path)
+    problems += found
+    if config is None or problems:
+        return None, problems
+    name = path.removeprefix("nodes.")
+    return Stage(name, kind, config, offer.name, offer.provider, offer.version, inputs), []
+
+
+def _placed(problem: Problem, path: str, use: str) -> Problem:
+    suggestion = problem.suggestion
+    if suggestion and not suggestion.startswith("use:"):
+        suggestion = f"use: {suggestion}"
+    return Problem(problem.code, path, problem.message, problem.expected, use, suggestion)
+
+
+def _inputs_problems(path: str, inputs: object) -> list[Problem]:
+    if isinstance(inputs, Mapping) and all(isinstance(v, str) for v in inputs.values()):
+        return []
+    text = "Inputs are a table from a port of this node to an output, written node.port."
+    want = "{frames: decoder.frames}"
+    return [Problem("bad_value", f"{path}.inputs", text, want, repr(inputs))]
+
+
+def _graph(geometry: Geometry, stages: Mapping[str, Stage]) -> tuple[Graph, list[Problem]]:
+    graph = Graph(sources(geometry), style="file")
+    problems: list[Problem] = []
+    for stage in stages.values():
+        if stage.kind in PARTS:
+            continue
+        try:
+            declaration = (
+                denoiser_declaration(geometry, stages)
+                if stage.kind == "denoiser"
+                else stage.config.declare(geometry)
+            )
+            graph = graph.add(
+                Node(stage.name, declaration, stage.label, stage.provider, stage.version)
+            )
+        except (AvatarForcingError, ValueError) as e:
+            problems.append(Problem("bad_stage", stage.name, str(e)))
+    for source, target in _wanted_edges(stages):
+        if graph.node(target.partition(".")[0]) is None:
+            continue
+        found = graph.edge_problems(source, target)
+        missing = source.partition(".")[0]
+        if found and missing in STAGE_KEYS and missing not in stages:
+            continue  # that stage has its own problem already
+        problems += found
+        if not found:
+            graph = graph.connect(source, target)
+    return graph, problems
+
+
+def _wanted_edges(stages: Mapping[str, Stage]) -> list[tuple[str, str]]:
+    edges = [
+        (stages[node].inputs.get(port, source), f"{node}.{port}")
+        for (node, port), source in STANDARD_EDGES.items()
+        if node in stages
+        and (source.partition(".")[0] in {*stages, "audio", "portrait"} or port != "text")
+    ]
+    edges += [
+        (source, f"{stage.name}.{port}")
+        for stage in stages.values()
+        for port, source in stage.inputs.items()
+        if (stage.name, port) not in STANDARD_EDGES
+    ]
+    return edges
+
+
+def _output_problems(graph: Graph, output: str) -> list[Problem]:
+    made = graph.format_of(output)
+    if made is not None and made.media == "frames":
+        return []
+    fitting = [
+        f"{node.name}.{port.name}"
+        for node in graph.nodes
+        for port in node.declaration.outputs
+        if port.format.media == "frames"
+    ]
+    if made is None:
+        return [unknown("unknown_port", "output", "output", output, fitting)]
+    text = "An avatar emits frames."
+    return [Problem("format_mismatch", "output", text, ", ".join(fitting), f"{output}: {made}")]

@@ -1,0 +1,100 @@
+"""How the stages of an avatar are joined: its sources, its edges, and the composite denoiser."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from af_core.geometry import Geometry
+from af_core.graph.checked import PARTS, Stage
+from af_core.graph.graph import Node
+from af_core.ports import VARYING, Declaration, Port, audio_samples, portrait_image
+from af_core.problems import Problem, did_you_mean
+
+STANDARD_EDGES = {
+    ("audio_encoder", "samples"): "audio.samples",
+    ("image_encoder", "image"): "portrait.image",
+    ("denoiser", "rows"): "audio_encoder.rows",
+    ("denoiser", "portrait"): "image_encoder.latent",
+    ("denoiser", "text"): "text_encoder.embeddings",
+    ("decoder", "latents"): "denoiser.latents",
+}
+"""Where each input comes from unless the pipeline says otherwise."""
+
+
+def sources(geometry: Geometry) -> tuple[Node, ...]:
+    """Return the two nodes where data enters: the speech and the portrait."""
+    speech = Port("samples", audio_samples(VARYING))
+    picture = Port("image", portrait_image(geometry))
+    return (
+        Node("audio", Declaration(outputs=(speech,)), "source"),
+        Node("portrait", Declaration(outputs=(picture,)), "source"),
+    )
+
+
+def denoiser_declaration(geometry: Geometry, stages: Mapping[str, Stage]) -> Declaration:
+    """Return what the denoiser and its parts declare together.
+
+    The block and the look-ahead are the window scheduler's; the keys and values held are those of
+    the anchors and of the window, each as large as the denoiser says.
+    """
+    own: Declaration = stages["denoiser"].config.declare(geometry)
+    parts = [
+        stages[kind].config.declare(geometry)
+        for kind in PARTS
+        if kind in stages and hasattr(stages[kind].config, "declare")
+    ]
+    held = sum(part.latents_held for part in parts)
+    return attrs.evolve(
+        own,
+        block_ms=own.block_ms + sum(part.block_ms for part in parts),
+        lookahead_ms=own.lookahead_ms + sum(part.lookahead_ms for part in parts),
+        bytes_per_stream=own.bytes_per_stream + held * own.bytes_per_latent,
+        latents_held=held,
+    )
+
+
+def weights_problems(stages: Mapping[str, Stage]) -> list[Problem]:
+    """Return the weight files that are named but not there, or are not safetensors."""
+    problems: list[Problem] = []
+    for stage in stages.values():
+        file = weights_file(stage)
+        if file is None:
+            continue
+        path = f"{stage.name}.weights"
+        if not file.is_file():
+            near = [p.name for p in file.parent.glob("*")] if file.parent.is_dir() else []
+            close = did_you_mean(file.name, near)
+            hint = str(file.parent / close) if close else None
+            problems.append(
+                Problem("no_weights", path, "The weights file is not there.", None, str(file), hint)
+            )
+        elif file.suffix != ".safetensors":
+            text = "Weights are read from safetensors only; a pickle could run code."
+            problems.append(Problem("bad_weights", path, text, "a file *.safetensors", str(file)))
+    return problems
+
+
+def weights_file(stage: Stage) -> Path | None:
+    """Return the file that a stage's option ``weights`` names, if it has one."""
+    value = getattr(stage.config, "weights", None)
+    return Path(value) if isinstance(value, str) else None
+
+
+def counted_parameters(file: Path) -> int | None:
+    """Return the number of weights in a safetensors file, from its header alone."""
+    try:
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    except (OSError, ValueError, OverflowError, MemoryError):
+        return None
+    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    return sum(_product(shape) for shape in shapes)
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
