@@ -1,0 +1,39 @@
+"""The stages of af-core itself, registered through the same hooks as anybody's."""
+
+from pathlib import Path
+
+from af_core import presets
+from af_core.plugins.builtin.engine import (
+    CausalWindowOptions,
+    DualAnchorOptions,
+    LocalFutureOptions,
+    RectifiedFlowOptions,
+)
+from af_core.plugins.hookspecs import Register, RegisterPreset, hookimpl
+
+af_plugin_api = 1
+
+
+@hookimpl
+def af_register_noise_schedules(register: Register) -> None:
+    """Offer rectified flow."""
+    register("rectified_flow", RectifiedFlowOptions)
+
+
+@hookimpl
+def af_register_window_schedulers(register: Register) -> None:
+    """Offer the local future and the causal window."""
+    register("local_future", LocalFutureOptions)
+
+
+@hookimpl
+def af_register_anchor_caches(register: Register) -> None:
+    """Offer the dual anchor."""
+    register("dual_anchor", DualAnchorOptions)
+
+
+@hookimpl
+def af_register_presets(register: RegisterPreset) -> None:
+    """Offer every pipeline file in ``af_core/presets``."""
+    for file in sorted(Path(presets.__file__).parent.glob("*.yaml")):
+        register(file.stem, file)
