@@ -1,0 +1,1 @@
+"""Interfaces of a streaming avatar's parts, and the values they exchange. One file, one idea."""

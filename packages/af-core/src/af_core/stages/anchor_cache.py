@@ -1,0 +1,47 @@
+"""Anchor cache: which frames the denoiser attends to besides its own window."""
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+from af_core.stages.denoiser import Plan
+
+AnchorsT = TypeVar("AnchorsT")
+
+
+@runtime_checkable
+class AnchorCache(Protocol[AnchorsT]):
+    """Policy of the dual anchor: a style anchor that stays, temporal anchors that roll.
+
+    It knows slots and positions and touches no tensor: keys and values lie in the denoiser's
+    memory, and the plans made here say which slot is read, at which position, and written.
+    """
+
+    num_slots: int
+    """Slots of memory one stream needs."""
+    zero_anchor_audio: bool
+    """Whether the style anchor is made with zero audio rows, as in the paper."""
+
+    def open(self) -> AnchorsT:
+        """Return the bookkeeping of a stream that has emitted nothing."""
+        ...
+
+    def prefill(self) -> Plan | None:
+        """Return the pass that stores the portrait as style anchor; None without one."""
+        ...
+
+    def wants(self, anchors: AnchorsT) -> bool:
+        """Tell whether emitted blocks are to be remembered at all."""
+        ...
+
+    def window(self, anchors: AnchorsT, num_frames: int) -> Plan:
+        """Return the plan of a window pass."""
+        ...
+
+    def absorb(self, anchors: AnchorsT, num_frames: int) -> tuple[Plan, AnchorsT]:
+        """Return the plan of a clean pass over an emitted block, and the anchors after it."""
+        ...
+
+    def absorb_and_window(
+        self, anchors: AnchorsT, num_pending: int, num_frames: int
+    ) -> tuple[Plan, AnchorsT]:
+        """Return both as one longer pass: the clean block first, then the window."""
+        ...
