@@ -66,3 +66,7 @@ class PipelineError(ProblemsError):
 
 class PipelineConnectError(PipelineError):
     """An edge joins two ports that do not fit; the message shows both sides."""
+
+
+class StreamInputError(AvatarForcingError):
+    """A portrait or speech that a stream cannot take: its shape, dtype or values."""

@@ -47,7 +47,7 @@ class TinyAudioOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def build(self, context: BuildContext) -> Any:
         """Build the encoder."""
-        from af_core.testing.tiny import TinyAudioEncoder
+        from af_core.testing.tiny_stages import TinyAudioEncoder
 
         return TinyAudioEncoder(self.lookahead_samples)
 
@@ -65,7 +65,7 @@ class TinyImageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def build(self, context: BuildContext) -> Any:
         """Build the encoder."""
-        from af_core.testing.tiny import TinyImageEncoder
+        from af_core.testing.tiny_stages import TinyImageEncoder
 
         return TinyImageEncoder(context.geometry)
 
@@ -75,7 +75,7 @@ class TinyScheduleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     def build(self, context: BuildContext) -> Any:
         """Build the schedule."""
-        from af_core.testing.tiny import TinyNoiseSchedule
+        from af_core.testing.tiny_denoiser import TinyNoiseSchedule
 
         return TinyNoiseSchedule()
 
@@ -97,7 +97,7 @@ class TinyDenoiserOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     def build(self, context: BuildContext) -> Any:
         """Build the network that is none."""
-        from af_core.testing.tiny import TinyDenoiser
+        from af_core.testing.tiny_denoiser import TinyDenoiser
 
         return TinyDenoiser()
 
@@ -115,7 +115,7 @@ class TinyDecoderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     def build(self, context: BuildContext) -> Any:
         """Build the decoder."""
-        from af_core.testing.tiny import TinyDecoder
+        from af_core.testing.tiny_stages import TinyDecoder
 
         return TinyDecoder(context.geometry)
 
@@ -139,7 +139,7 @@ class TinyTrailOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def build(self, context: BuildContext) -> Any:
         """Build the node."""
-        from af_core.testing.tiny import TinyTrail
+        from af_core.testing.tiny_stages import TinyTrail
 
         return TinyTrail(self.keep)
 

@@ -1,0 +1,96 @@
+"""Builds the stages of a checked pipeline, in order, and the runners that drive them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import nn
+
+from af_core.errors import PipelineError
+from af_core.graph.checked import Pipeline
+from af_core.graph.placement import in_process_problems
+from af_core.plugins.contract import BuildContext
+from af_core.plugins.kinds import KINDS
+from af_core.running import DecodeRunner, DenoiseRunner, HearRunner, NodeRunner, Runner
+from af_core.streaming import Streamer
+
+AT_OPEN = ("audio", "portrait", "image_encoder", "text_encoder")
+"""Nodes that have done their work when a stream begins."""
+
+
+@attrs.frozen
+class Assembled:
+    """The built stages of a pipeline."""
+
+    image_encoder: Any
+    runners: Mapping[str, Runner]
+    wires: Mapping[str, Mapping[str, str]]
+    num_parameters: int
+    width: int
+    height: int
+    device: str
+
+
+def assemble(pipeline: Pipeline) -> Assembled:
+    """Build every stage once; raise ``PipelineError`` if this process cannot run the placement."""
+    processes = pipeline.processes
+    problems = in_process_problems(processes)
+    if problems:
+        raise PipelineError(problems)
+    ((device, _),) = processes.values()
+    built = build_stages(pipeline, device)
+    names = [node.name for node in pipeline.graph.order() if node.name not in AT_OPEN]
+    made = pipeline.graph.format_of(pipeline.output)
+    return Assembled(
+        image_encoder=built["image_encoder"],
+        runners={name: _runner(name, built, pipeline) for name in names},
+        wires={name: pipeline.graph.incoming(name) for name in names},
+        num_parameters=count_parameters(list(built.values())),
+        width=_size(made and made.width, pipeline.geometry.width),
+        height=_size(made and made.height, pipeline.geometry.height),
+        device=device,
+    )
+
+
+def build_stages(pipeline: Pipeline, device: str) -> dict[str, Any]:
+    """Build the stages in the order of ``KINDS``; each sees those built before it."""
+    order = [kind.name for kind in KINDS]
+    built: dict[str, Any] = {}
+    for stage in sorted(pipeline.stages.values(), key=lambda stage: order.index(stage.kind)):
+        context = BuildContext(
+            geometry=pipeline.geometry,
+            device=device,
+            precision=pipeline.spec.precision,
+            stages=dict(built),
+        )
+        built[stage.name] = stage.config.build(context)
+    return built
+
+
+def count_parameters(stages: list[Any]) -> int:
+    """Return the number of weights of the stages that are modules, shared ones once."""
+    seen = {
+        id(weight): weight.numel()
+        for stage in stages
+        if isinstance(stage, nn.Module)
+        for weight in stage.parameters()
+    }
+    return sum(seen.values())
+
+
+def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
+    if name == "audio_encoder":
+        return HearRunner(built[name])
+    if name == "denoiser":
+        return DenoiseRunner(_streamer(built), pipeline.geometry)
+    if name == "decoder":
+        return DecodeRunner(built[name])
+    return NodeRunner(built[name])
+
+
+def _streamer(built: Mapping[str, Any]) -> Any:
+    return Streamer(built["window_scheduler"], built["denoiser"], built["anchor_cache"])
+
+
+def _size(value: Any, fallback: int) -> int:
+    return value if isinstance(value, int) else fallback

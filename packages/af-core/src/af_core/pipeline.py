@@ -1,0 +1,247 @@
+"""The avatar: a portrait and a live stream of speech in, video frames out.
+
+    avatar = load("toon")
+    state = avatar.open(portrait)
+    for samples in microphone:
+        frames, state = avatar.step(state, samples)
+    frames, state = avatar.flush(state)
+
+The avatar holds weights, the state holds memory: one avatar serves any number of streams. Speech may
+be cut into chunks of any size; the video does not depend on the cut.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from af_core.assembly import assemble
+from af_core.errors import StreamInputError
+from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
+from af_core.graph.checked import Pipeline
+from af_core.graph.explain import latency
+from af_core.graph.resolve import open_pipeline
+from af_core.plugins.registry import Catalog
+from af_core.running import Opening, Runner
+
+
+@attrs.frozen
+class AvatarInfo:
+    """What a driver has to know about an avatar."""
+
+    preset: str
+    width: int
+    """Pixels of a frame."""
+    height: int
+    """Pixels of a frame."""
+    frames_per_block: int
+    """Video frames that come out together."""
+    block_ms: float
+    """Speech that is gathered before it can be drawn."""
+    lookahead_ms: float
+    """Later speech that a block waits for."""
+    delay_ms: float
+    """Algorithmic delay: block and look-ahead."""
+    num_parameters: int
+    """Weights of all stages together."""
+    fps: int = VIDEO_FPS
+    sample_rate: int = AUDIO_HZ
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Return the samples of speech that one video frame lasts."""
+        return SAMPLES_PER_FRAME
+
+
+@attrs.frozen
+class AvatarState:
+    """All that the streams of one batch remember. Pass it in, keep the one that comes back."""
+
+    nodes: Mapping[str, Any]
+    """State of each node."""
+    num_streams: int
+    num_samples: int = 0
+    """Samples of speech heard so far."""
+    num_frames: int = 0
+    """Frames handed out so far."""
+    is_finished: bool = False
+    """Whether the streams were flushed."""
+
+
+@attrs.frozen
+class Avatar:
+    """A pipeline with its weights loaded."""
+
+    info: AvatarInfo
+    geometry: Geometry
+    encode_portrait: Any
+    """The image encoder."""
+    runners: Mapping[str, Runner]
+    """Every node that works during the stream, in the order in which they run."""
+    wires: Mapping[str, Mapping[str, str]]
+    """Where each input comes from: node -> port -> ``node.port``."""
+    output: str
+    """The port whose frames are handed out."""
+    device: str = "cpu"
+
+    @torch.inference_mode()
+    def open(self, portrait: Tensor, *, seed: int = 0) -> AvatarState:
+        """Begin streams, one for each portrait.
+
+        ``portrait`` is uint8 [H, W, 3] or [b, H, W, 3] of the size in ``info``. ``seed`` decides the
+        noise: the same seed and speech give the same video.
+        """
+        images = self._checked_portrait(portrait).to(self.device)
+        opening = Opening(len(images), self.encode_portrait.encode(images), seed)
+        states = {name: runner.open(opening) for name, runner in self.runners.items()}
+        return AvatarState(states, num_streams=len(images))
+
+    @torch.inference_mode()
+    def step(self, state: AvatarState, samples: Tensor) -> tuple[Tensor, AvatarState]:
+        """Hear some speech; return the frames it completes and the new state.
+
+        ``samples`` is float32 [n] or [b, n] at 16 kHz in [-1, 1], any n. The frames are uint8
+        [b, m, H, W, 3] with m >= 0: whole blocks, once their look-ahead has been heard.
+        """
+        if state.is_finished:
+            raise StreamInputError("These streams were flushed and have ended; open new ones.")
+        samples = self._checked_samples(state, samples)
+        frames, nodes = self._run(state.nodes, samples.to(self.device), last=False)
+        return self._handed_out(state, frames, nodes, samples.shape[1], finished=False)
+
+    @torch.inference_mode()
+    def flush(self, state: AvatarState) -> tuple[Tensor, AvatarState]:
+        """End the streams: fill the last block with silence and return every frame still owed.
+
+        In all, a stream of n samples has exactly ``ceil(n / 640)`` frames.
+        """
+        if state.is_finished:
+            return self._no_frames(state.num_streams), state
+        per_block = self.geometry.frames_per_block * SAMPLES_PER_FRAME
+        silence = torch.zeros(state.num_streams, -state.num_samples % per_block)
+        if state.num_samples == 0:
+            return self._no_frames(state.num_streams), attrs.evolve(state, is_finished=True)
+        frames, nodes = self._run(state.nodes, silence.to(self.device), last=True)
+        return self._handed_out(state, frames, nodes, 0, finished=True)
+
+    def stream(
+        self, portrait: Tensor, chunks: Iterable[Tensor], *, seed: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield the frames of a whole utterance, chunk by chunk, as they become ready."""
+        state = self.open(portrait, seed=seed)
+        for samples in chunks:
+            frames, state = self.step(state, samples)
+            if frames.shape[1]:
+                yield frames
+        frames, state = self.flush(state)
+        if frames.shape[1]:
+            yield frames
+
+    def _run(
+        self, states: Mapping[str, Any], samples: Tensor, *, last: bool
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Let samples flow through all nodes, in order; ``last`` makes each give what it owes."""
+        values: dict[str, Tensor] = {"audio.samples": samples}
+        after: dict[str, Any] = {}
+        for name, runner in self.runners.items():
+            wires = self.wires[name].items()
+            inputs = {port: values[source] for port, source in wires if source in values}
+            made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
+            if last:
+                owed, state = runner.flush(state)
+                made = _appended(made, owed)
+            after[name] = state
+            values.update({f"{name}.{port}": value for port, value in made.items()})
+        return values.get(self.output), after
+
+    def _handed_out(
+        self,
+        state: AvatarState,
+        frames: Tensor | None,
+        nodes: Mapping[str, Any],
+        num_samples: int,
+        *,
+        finished: bool,
+    ) -> tuple[Tensor, AvatarState]:
+        """Return frames and state; at the end, what silence has drawn is cut off."""
+        frames = self._no_frames(state.num_streams) if frames is None else frames
+        heard = state.num_samples + num_samples
+        if finished:
+            frames = frames[:, : -(-heard // SAMPLES_PER_FRAME) - state.num_frames]
+        shown = state.num_frames + frames.shape[1]
+        return frames, AvatarState(nodes, state.num_streams, heard, shown, finished)
+
+    def _no_frames(self, num_streams: int) -> Tensor:
+        size = (num_streams, 0, self.info.height, self.info.width, 3)
+        return torch.empty(size, dtype=torch.uint8)
+
+    def _checked_portrait(self, portrait: Tensor) -> Tensor:
+        images = portrait[None] if portrait.ndim == 3 else portrait
+        want = (self.geometry.height, self.geometry.width, 3)
+        if images.ndim != 4 or tuple(images.shape[1:]) != want or images.dtype != torch.uint8:
+            raise StreamInputError(
+                f"The portrait is {portrait.dtype} {list(portrait.shape)}; this avatar takes "
+                f"torch.uint8 {list(want)}, or [b, {want[0]}, {want[1]}, 3] for b streams."
+            )
+        return images
+
+    def _checked_samples(self, state: AvatarState, samples: Tensor) -> Tensor:
+        rows = samples[None] if samples.ndim == 1 else samples
+        if rows.ndim != 2 or len(rows) != state.num_streams or rows.dtype != torch.float32:
+            raise StreamInputError(
+                f"The samples are {samples.dtype} {list(samples.shape)}; these streams take "
+                f"torch.float32 [{state.num_streams}, n]"
+                + (" or [n]." if state.num_streams == 1 else ".")
+            )
+        if not bool(torch.isfinite(rows).all()):
+            raise StreamInputError("The samples hold NaN or infinity; replace them with silence.")
+        return rows
+
+
+def _appended(made: dict[str, Tensor], owed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    both = {**owed, **made}
+    return {
+        port: torch.cat([made[port], owed[port]], dim=1) if port in made and port in owed else value
+        for port, value in both.items()
+    }
+
+
+def load(
+    preset: str = "toon",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    catalog: Catalog | None = None,
+) -> Avatar:
+    """Return the avatar of a preset, or of a pipeline file.
+
+    ``overrides`` maps dotted keys to values: ``{"window_scheduler.num_passes": 2}``. Raises
+    ``PipelineError`` with every problem at once; see ``af-runtime validate`` and ``explain``.
+    """
+    return build(open_pipeline(preset, overrides, catalog))
+
+
+def build(pipeline: Pipeline) -> Avatar:
+    """Load the weights of a checked pipeline and return the avatar."""
+    parts = assemble(pipeline)
+    delay = latency(pipeline)
+    info = AvatarInfo(
+        preset=pipeline.spec.name,
+        width=parts.width,
+        height=parts.height,
+        frames_per_block=pipeline.geometry.frames_per_block,
+        block_ms=delay.block_ms,
+        lookahead_ms=delay.lookahead_ms,
+        delay_ms=delay.total_ms,
+        num_parameters=parts.num_parameters,
+    )
+    return Avatar(
+        info=info,
+        geometry=pipeline.geometry,
+        encode_portrait=parts.image_encoder,
+        runners=parts.runners,
+        wires=parts.wires,
+        output=pipeline.output,
+        device=parts.device,
+    )

@@ -1,0 +1,154 @@
+"""Runs the nodes of a pipeline in one process: each stage behind the same small face.
+
+The face is ``open`` / ``step`` / ``flush`` over named tensors, so the avatar's own stages and the
+nodes of integrators are driven by one loop. Weights stay in the stages, memory in the states.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from af_core.geometry import Geometry
+
+Values = Mapping[str, Tensor]
+"""Tensors by port name; the first axis is the stream, the second is time."""
+
+
+@attrs.frozen
+class Opening:
+    """What is known of a batch of streams when it begins."""
+
+    num_streams: int
+    portrait: Tensor
+    """Normalised latents of the portraits, [b, 1, c, h, w]."""
+    seed: int
+
+
+class Runner(Protocol):
+    """One node while it runs."""
+
+    def open(self, opening: Opening) -> Any:
+        """Return the state before the first input."""
+        ...
+
+    def step(self, state: Any, inputs: Values) -> tuple[dict[str, Tensor], Any]:
+        """Take what arrived and return what is ready; time axes may be empty."""
+        ...
+
+    def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """Return what is still owed at the end of the stream."""
+        ...
+
+
+@attrs.frozen
+class HearRunner:
+    """The audio encoder: samples to rows."""
+
+    encoder: Any
+
+    def open(self, opening: Opening) -> Any:
+        """See ``Runner.open``."""
+        return self.encoder.open(opening.num_streams)
+
+    def step(self, state: Any, inputs: Values) -> tuple[dict[str, Tensor], Any]:
+        """Encode samples [b, n] to rows [b, r, d]."""
+        rows, state = self.encoder.step(state, inputs["samples"])
+        return {"rows": rows}, state
+
+    def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """Return the rows that waited for look-ahead."""
+        rows, state = self.encoder.flush(state)
+        return {"rows": rows}, state
+
+
+@attrs.frozen
+class _Pending:
+    """What the denoiser's node remembers: rows that do not fill a block, and its stream."""
+
+    rows: Tensor
+    stream: Any
+
+
+@attrs.frozen
+class DenoiseRunner:
+    """The streaming algorithm: rows are grouped into blocks, each step may emit one block."""
+
+    streamer: Any
+    geometry: Geometry
+
+    def open(self, opening: Opening) -> _Pending:
+        """Start the stream from the portrait's latent [b, 1, c, h, w]."""
+        stream = self.streamer.open(opening.portrait, seed=opening.seed)
+        return _Pending(torch.empty(opening.num_streams, 0, 0), stream)
+
+    def step(self, state: _Pending, inputs: Values) -> tuple[dict[str, Tensor], _Pending]:
+        """Return the latents [b, f, c, h, w] of the blocks that these rows complete."""
+        rows, stream = _joined(state.rows, inputs["rows"]), state.stream
+        size, ready = self.geometry.frames_per_block, []
+        while rows.shape[1] >= size:
+            block, stream = self.streamer.step(stream, rows[:, :size])
+            rows = rows[:, size:]
+            ready += [] if block is None else [block]
+        return _latents(ready), _Pending(rows, stream)
+
+    def flush(self, state: _Pending) -> tuple[dict[str, Tensor], _Pending]:
+        """Drain the window."""
+        ready, stream = [], state.stream
+        while not self.streamer.is_empty(stream):
+            block, stream = self.streamer.step(stream, None)
+            ready += [] if block is None else [block]
+        return _latents(ready), _Pending(state.rows, stream)
+
+
+@attrs.frozen
+class DecodeRunner:
+    """The decoder: latents to frames, without the portrait's own frame."""
+
+    decoder: Any
+
+    def open(self, opening: Opening) -> Any:
+        """Show the decoder the portrait's latent; its frame is video frame 0, which is not sent."""
+        state = self.decoder.open(opening.num_streams)
+        _, state = self.decoder.step(state, opening.portrait)
+        return state
+
+    def step(self, state: Any, inputs: Values) -> tuple[dict[str, Tensor], Any]:
+        """Decode latents [b, f, c, h, w] to frames uint8 [b, 4 f, H, W, 3]."""
+        frames, state = self.decoder.step(state, inputs["latents"])
+        return {"frames": frames}, state
+
+    def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """Return nothing: a causal decoder owes nothing."""
+        return {}, state
+
+
+@attrs.frozen
+class NodeRunner:
+    """A node of an integrator, see ``af_core.stages.node.Node``."""
+
+    node: Any
+
+    def open(self, opening: Opening) -> Any:
+        """See ``Runner.open``."""
+        return self.node.open(opening.num_streams)
+
+    def step(self, state: Any, inputs: Values) -> tuple[dict[str, Tensor], Any]:
+        """See ``Runner.step``."""
+        outputs, state = self.node.step(state, inputs)
+        return dict(outputs), state
+
+    def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """See ``Runner.flush``."""
+        outputs, state = self.node.flush(state)
+        return dict(outputs), state
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    return second if first.shape[1] == 0 else torch.cat([first, second], dim=1)
+
+
+def _latents(blocks: list[Tensor]) -> dict[str, Tensor]:
+    return {"latents": torch.cat(blocks, dim=1)} if blocks else {}

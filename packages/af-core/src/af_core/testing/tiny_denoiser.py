@@ -1,0 +1,114 @@
+"""Tiny parts of the streaming algorithm: a noise schedule, and a network that is a formula."""
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from af_core.geometry import TEMPORAL_STRIDE
+from af_core.stages.denoiser import Plan, Segment
+from af_core.testing.tiny_plugin import FEATURES
+
+
+@attrs.frozen
+class TinyNoiseSchedule:
+    """Evenly spaced levels on the straight line from clean to noise; predictions are clean."""
+
+    def ladder(self, num_rungs: int) -> Tensor:
+        """Return 1/n, 2/n, ..., 1."""
+        return torch.arange(1, num_rungs + 1, dtype=torch.float32) / num_rungs
+
+    def timesteps(self, sigmas: Tensor) -> Tensor:
+        """Return a thousand times the level."""
+        return 1000 * sigmas
+
+    def add_noise(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Mix clean latents with noise."""
+        return (1 - sigma) * clean + sigma * noise
+
+    def to_clean(self, prediction: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Return the prediction, which is clean already."""
+        return prediction
+
+
+@attrs.frozen
+class TinyMemory:
+    """Remembered latents, one slot each: [slot, b, c, h, w]."""
+
+    slots: Tensor
+
+
+@attrs.frozen
+class TinyDenoiser:
+    """Mixes noisy latents with all it may see: portrait, memory, window, audio, level, position.
+
+    Every argument moves the result, so a slip in any of them shows.
+    """
+
+    def open(self, portrait: Tensor, text: Tensor | None = None) -> Tensor:
+        """Return the portraits [b, c, h, w]."""
+        return portrait[:, 0]
+
+    def allocate(self, conditions: Tensor, num_slots: int) -> TinyMemory:
+        """Return empty slots."""
+        return TinyMemory(conditions.new_zeros(num_slots, *conditions.shape))
+
+    def embed_audio(self, rows: Tensor) -> Tensor:
+        """Average the four rows of each latent frame: [b, 4 f, d] -> [b, f, 1, d]."""
+        return rows.unflatten(1, (-1, TEMPORAL_STRIDE)).mean(2)[:, :, None]
+
+    def silence(self, num_streams: int) -> Tensor:
+        """Return vectors of zeros [b, 1, 1, d]."""
+        return torch.zeros(num_streams, 1, 1, FEATURES)
+
+    def modulation(self, timesteps: Tensor) -> Tensor:
+        """Return the levels, [f] or [b, f]."""
+        return timesteps / 1000
+
+    def recall_modulation(self, conditions: Tensor, timesteps: Sequence[float]) -> Tensor:
+        """Return the same from plain numbers."""
+        return self.modulation(torch.tensor(timesteps))
+
+    def __call__(
+        self,
+        latents: Tensor,
+        modulation: Tensor,
+        audio: Tensor,
+        conditions: Tensor,
+        plan: Plan,
+        memory: TinyMemory | None = None,
+    ) -> Tensor | None:
+        """Return a clean estimate [b, f, c, h, w] of every frame that is not silent."""
+        seen = torch.cat(
+            [self._context(latents, conditions, plan, s, memory) for s in plan.segments], dim=1
+        )
+        level = modulation.expand(latents.shape[:2])[..., None, None, None]
+        drive = 4 * audio.mean((2, 3))[..., None, None, None]
+        made = torch.tanh(latents * (1 - level) + 0.5 * seen + drive + conditions[:, None])
+        if memory is not None:
+            for frame, slot in plan.saves:
+                memory.slots[slot] = latents[:, frame]
+        return made[:, plan.num_silent :] if plan.num_silent < latents.shape[1] else None
+
+    def _context(
+        self,
+        latents: Tensor,
+        conditions: Tensor,
+        plan: Plan,
+        segment: Segment,
+        memory: TinyMemory | None,
+    ) -> Tensor:
+        """Return, for each frame of a segment, the mean of what it sees, weighted by distance."""
+        keys = [(plan.positions[i], latents[:, i]) for i in range(segment.sees_from, segment.stop)]
+        if memory is not None:
+            stored = plan.stored[segment.recalls_from :]
+            keys += [(position, memory.slots[slot]) for slot, position in stored]
+        if segment.anchor_at is not None:
+            own = memory is not None and plan.anchor_slot is not None
+            keys.append((segment.anchor_at, memory.slots[plan.anchor_slot] if own else conditions))
+        rows = [
+            sum(key * (1 / (1 + abs(plan.positions[i] - at))) for at, key in keys) / len(keys)
+            for i in range(segment.start, segment.stop)
+        ]
+        return torch.stack(rows, dim=1)
