@@ -2,6 +2,8 @@
 
 from af_core.errors import AvatarForcingError, PipelineError, PluginError
 
+from af_runtime.errors import RequestError, UnavailableError
+
 OK = 0
 FAILED = 1
 USAGE = 2
@@ -15,4 +17,8 @@ INTERRUPTED = 130
 
 def exit_code(error: AvatarForcingError) -> int:
     """Return the code with which an error ends the command."""
-    return BAD_CONFIG if isinstance(error, PipelineError | PluginError) else FAILED
+    if isinstance(error, PipelineError | PluginError):
+        return BAD_CONFIG
+    if isinstance(error, RequestError):
+        return USAGE
+    return UNAVAILABLE if isinstance(error, UnavailableError) else FAILED

@@ -1,0 +1,202 @@
+"""``af-runtime generate``: a portrait and speech in, an mp4 out."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from af_runtime.commands.output import Overrides, print_json
+from af_runtime.commands.threads import Threads, use_threads
+from af_runtime.errors import RequestError
+from af_runtime.exit_codes import INTERRUPTED
+
+if TYPE_CHECKING:
+    from af_runtime.generate import Clip
+
+TERMINATED = 143
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("generate")(generate)
+
+
+def _list_portraits(wanted: bool) -> None:
+    """Write the names of the shipped portraits to stdout and stop."""
+    if wanted:
+        from af_runtime.gallery import shipped_portraits
+
+        sys.stdout.write("".join(f"{name}\n" for name in shipped_portraits()))
+        raise typer.Exit
+
+
+def generate(
+    portrait: Annotated[
+        str,
+        typer.Argument(help="A picture (PNG, JPEG, WebP, ...) or the name of a shipped portrait."),
+    ],
+    audio: Annotated[
+        str,
+        typer.Argument(help="Audio or video in any format FFmpeg reads; - for raw PCM on stdin."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.mp4", help="The video to write.")
+    ],
+    preset: Annotated[str, typer.Option(help="A preset, or a pipeline file.")] = "toon",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same video.")] = 0,
+    overrides: Overrides = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.png", help="Also draw the whole clip as one picture."),
+    ] = None,
+    fit: Annotated[
+        Literal["crop", "pad"], typer.Option(help="Cut the portrait to the frame, or pad it.")
+    ] = "crop",
+    background: Annotated[
+        str, typer.Option(metavar="COLOUR", help="Behind transparent or padded portraits.")
+    ] = "#e8eaed",
+    pcm_rate: Annotated[int, typer.Option(metavar="HZ", help="Sample rate of stdin.")] = 16_000,
+    pcm_format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="Sample format of stdin: s16le, f32le, ...")
+    ] = "s16le",
+    threads: Threads = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    list_portraits: Annotated[
+        bool,
+        typer.Option(
+            "--list-portraits",
+            is_eager=True,
+            callback=_list_portraits,
+            help="List the shipped portraits and stop.",
+        ),
+    ] = False,
+) -> None:
+    """Make a video of PORTRAIT speaking AUDIO.
+
+    Ctrl-C ends it early and leaves a playable video of what was done.
+
+    Example: af-runtime generate ada speech.wav -o ada.mp4
+    """
+    use_threads(threads)
+    from af_core.graph import parse_overrides
+
+    from af_runtime import generate as library
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    source = _standard_input(pcm_rate, pcm_format) if audio == "-" else audio
+    with _terminable() as stop, _bar(console, quiet) as show:
+        try:
+            clip = library.generate(
+                *(portrait, source, output),
+                preset=preset,
+                overrides=parse_overrides(overrides or []),
+                seed=seed,
+                fit=fit,
+                background=background,
+                contact_sheet=contact_sheet,
+                on_progress=show,
+            )
+        except library.GenerationInterrupted as e:
+            clip = e.clip
+    _report(clip, console, json)
+    if clip is None or clip.interrupted:
+        raise typer.Exit(stop.code)
+
+
+def _standard_input(rate: int, format: str) -> Any:
+    from af_audio.pcm import PcmSource
+
+    if sys.stdin.isatty():
+        raise RequestError(
+            "AUDIO is - but standard input is a terminal; pipe raw samples into it, for example:\n"
+            "  arecord -t raw -f S16_LE -r 16000 -c 1 | af-runtime generate ada - -o out.mp4"
+        )
+    return PcmSource(sys.stdin.buffer, sample_rate=rate, format=format)
+
+
+class _Stop:
+    """Which signal ended the run."""
+
+    code = INTERRUPTED
+
+
+@contextmanager
+def _terminable() -> Iterator[_Stop]:
+    """Let SIGTERM end a clip like Ctrl-C does: with a playable file."""
+    stop = _Stop()
+
+    def end(number: int, frame: object) -> None:
+        stop.code = TERMINATED
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _bar(console: Console, quiet: bool) -> Iterator[Callable[[Any], None]]:
+    """Show how far the clip is and how much faster than real time."""
+    if quiet or not console.is_terminal:
+        yield lambda progress: None
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} frames"),
+        TextColumn("[cyan]{task.fields[factor]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("loading", total=None, factor="")
+
+        def show(progress: Any) -> None:
+            bar.update(
+                task,
+                description="speaking",
+                completed=progress.num_frames,
+                total=progress.total_frames,
+                factor=f"{progress.realtime_factor:.1f}x real time",
+            )
+
+        yield show
+
+
+def _report(clip: "Clip | None", console: Console, json: bool) -> None:
+    """Write warnings and what was made to stderr, and the JSON to stdout."""
+    for warning in clip.warnings if clip else ():
+        console.print(Text.assemble(("warning: ", "bold yellow"), warning))
+    if clip is None:
+        console.print("Interrupted before the first frame; no file was written.")
+    elif not json:
+        begun = "Interrupted; kept" if clip.interrupted else "Wrote"
+        console.print(
+            f"{begun} [bold]{clip.output}[/]: {clip.num_frames} frames, {clip.duration_s:.2f} s, "
+            f"[cyan]{clip.realtime_factor:.1f}x real time[/]."
+        )
+        if clip.contact_sheet:
+            console.print(f"Contact sheet: [bold]{clip.contact_sheet}[/]")
+    if json and clip is not None:
+        print_json(_table(clip))
+
+
+def _table(clip: "Clip") -> dict[str, Any]:
+    import attrs
+
+    rounded = {
+        key: round(value, 4) if isinstance(value, float) else value
+        for key, value in attrs.asdict(clip).items()
+    }
+    paths = {key: str(rounded[key]) for key in ("output", "contact_sheet") if rounded[key]}
+    return rounded | {"contact_sheet": None} | paths

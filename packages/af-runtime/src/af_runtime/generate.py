@@ -1,0 +1,237 @@
+"""The main job: a portrait and speech in, an mp4 out. Loops over the same step as a live stream."""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import af_core
+import attrs
+import numpy as np
+import torch
+from af_audio.chunker import Chunker
+from af_audio.io import AudioSource, open_audio
+from af_audio.resample import Resampler, to_mono
+from af_core.geometry import SAMPLES_PER_FRAME, VIDEO_FPS
+from af_core.pipeline import Avatar
+from numpy.typing import NDArray
+from torch import Tensor
+
+from af_runtime.domain import domain_warning
+from af_runtime.gallery import HOME_PRESET, find_portrait
+from af_runtime.media import VideoSettings
+from af_runtime.notices import collected_notices
+from af_runtime.outputs import checked_output
+from af_runtime.portrait import BACKGROUND, Fit, fit_portrait, read_picture
+from af_runtime.sink import Sink
+from af_runtime.timing import Stopwatch
+
+VIDEO_SUFFIXES = (".mp4", ".m4v")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@attrs.frozen
+class Clip:
+    """What `generate` made, and how fast."""
+
+    output: Path
+    contact_sheet: Path | None
+    preset: str
+    num_frames: int
+    duration_s: float
+    realtime_factor: float
+    """Seconds of video per second of work, encoding included, waiting for input and loading not."""
+    ttff_s: float | None
+    """Time to first frame: from opening the stream to its first frame."""
+    frame_ms_p50: float | None
+    """Milliseconds per frame in steady state; None for clips of one step."""
+    frame_ms_p95: float | None
+    load_s: float = 0.0
+    """Seconds it took to load the preset; 0 if it was given."""
+    warnings: tuple[str, ...] = ()
+    interrupted: bool = False
+    """True if the clip was ended early by Ctrl-C."""
+
+
+class GenerationInterrupted(KeyboardInterrupt):
+    """Ctrl-C came; ``clip`` is what had been made by then, or None if there was no frame yet."""
+
+    def __init__(self, clip: Clip | None) -> None:
+        self.clip = clip
+        super().__init__("interrupted")
+
+
+@attrs.frozen
+class Progress:
+    """How far a clip is."""
+
+    num_frames: int
+    total_frames: int | None
+    """None while the length is unknown, as for a pipe."""
+    realtime_factor: float
+
+
+def generate(
+    portrait: str | os.PathLike[str],
+    audio: str | os.PathLike[str] | AudioSource,
+    output: str | os.PathLike[str],
+    *,
+    preset: str | os.PathLike[str] = HOME_PRESET,
+    overrides: Mapping[str, Any] | None = None,
+    avatar: Avatar | None = None,
+    seed: int = 0,
+    fit: Fit = "crop",
+    background: str = BACKGROUND,
+    contact_sheet: str | os.PathLike[str] | None = None,
+    settings: VideoSettings | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Clip:
+    """Make a video of ``portrait`` speaking ``audio``, in constant memory.
+
+    ``portrait`` is a picture file or the name of a shipped portrait; ``audio`` a file, or an
+    `AudioSource` such as `PcmSource` over standard input. ``avatar`` is a loaded preset to use
+    again. Everything is checked before the preset is loaded; an error leaves no file behind, and
+    Ctrl-C (`GenerationInterrupted`) leaves a playable one.
+    """
+    out, sheet_path = _checked_outputs(output, contact_sheet, (portrait, audio))
+    name = avatar.info.preset if avatar else str(preset)
+    picture = read_picture(find_portrait(str(portrait), name), background)
+    source = open_audio(audio) if isinstance(audio, str | os.PathLike) else audio
+    try:
+        with collected_notices() as notices:
+            began = time.perf_counter()
+            loaded = avatar or af_core.load(name, dict(overrides or {}))
+            load_s = time.perf_counter() - began if avatar is None else 0.0
+            size = (loaded.info.width, loaded.info.height)
+            pixels = fit_portrait(picture, *size, fit, background)
+            notices.note(domain_warning(pixels, loaded.info.preset))
+            sink = Sink(out, source.info, *size, settings, sheet_path)
+            watch = Stopwatch()
+            interrupted = _speak(loaded, pixels, seed, source, sink, watch, on_progress)
+            title = f"{Path(portrait).stem} · {Path(source.info.name).name}"
+            clip = _finish(sink, watch, title, loaded.info.preset, interrupted)
+    finally:
+        source.close()
+    if clip is not None:
+        clip = attrs.evolve(clip, load_s=load_s, warnings=tuple(notices.messages))
+    if interrupted or clip is None:
+        raise GenerationInterrupted(clip)
+    return clip
+
+
+def _speak(
+    avatar: Avatar,
+    portrait: Tensor,
+    seed: int,
+    source: AudioSource,
+    sink: Sink,
+    watch: Stopwatch,
+    on_progress: Callable[[Progress], None],
+) -> bool:
+    """Run the whole stream into the sink; return True if Ctrl-C ended it early."""
+    seconds = source.info.duration_s
+    total = None if seconds is None else math.ceil(seconds * VIDEO_FPS - 1e-6)
+    try:
+        for frames in _stream(avatar, portrait, seed, _chunks(avatar, source, sink, watch)):
+            watch.emitted(len(frames))
+            sink.add_frames(frames)
+            on_progress(Progress(watch.num_frames, total, watch.realtime_factor()))
+    except KeyboardInterrupt:
+        return True
+    except BaseException:
+        sink.discard()
+        raise
+    return False
+
+
+def _stream(
+    avatar: Avatar, portrait: Tensor, seed: int, chunks: Iterable[Tensor]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the frames of one stream, uint8 ``[n, H, W, 3]``."""
+    for frames in avatar.stream(portrait, chunks, seed=seed):
+        yield frames[0].cpu().numpy()
+
+
+def _chunks(avatar: Avatar, source: AudioSource, sink: Sink, watch: Stopwatch) -> Iterator[Tensor]:
+    """Yield what the model hears, one block ``[n]`` at a time; the sink hears the original."""
+    resampler = Resampler(source.info.sample_rate)
+    chunker = Chunker(avatar.info.frames_per_block * SAMPLES_PER_FRAME)
+    state = chunker.open()
+    for samples in _timed(source, watch):
+        sink.add_audio(samples)
+        blocks, state = chunker.step(state, resampler.step(to_mono(samples)[None])[0])
+        yield from map(torch.from_numpy, blocks)
+    blocks, state = chunker.step(state, resampler.flush()[0])
+    yield from map(torch.from_numpy, blocks)
+    rest, _ = chunker.flush(state)
+    if len(rest):
+        yield torch.from_numpy(rest)
+
+
+def _timed(source: AudioSource, watch: Stopwatch) -> Iterator[NDArray[np.float32]]:
+    """Yield from the source; waiting for a live one does not count as work."""
+    pieces = iter(source)
+    while True:
+        if source.info.is_live:
+            watch.waiting()
+        piece = next(pieces, None)
+        watch.working()
+        if piece is None:
+            return
+        yield piece
+
+
+def _finish(
+    sink: Sink, watch: Stopwatch, title: str, preset: str, interrupted: bool
+) -> Clip | None:
+    """Complete the files; None if there was no frame to keep."""
+    with _undisturbed():
+        if watch.num_frames == 0:
+            sink.discard()
+            return None
+        duration_s = watch.num_frames / VIDEO_FPS
+        sink.writer.finish()
+        factor = watch.realtime_factor()
+        subtitle = f"{preset} · {watch.num_frames} frames · {duration_s:.2f} s · {factor:.1f}x"
+        sheet = sink.save_sheet(title, f"{subtitle} real time")
+    return Clip(
+        output=sink.writer.path,
+        contact_sheet=sheet,
+        preset=preset,
+        num_frames=watch.num_frames,
+        duration_s=duration_s,
+        realtime_factor=factor,
+        ttff_s=watch.ttff_s,
+        frame_ms_p50=watch.frame_ms(50),
+        frame_ms_p95=watch.frame_ms(95),
+        interrupted=interrupted,
+    )
+
+
+def _checked_outputs(
+    output: str | os.PathLike[str],
+    contact_sheet: str | os.PathLike[str] | None,
+    inputs: tuple[object, ...],
+) -> tuple[Path, Path | None]:
+    out = checked_output(output, VIDEO_SUFFIXES, inputs)
+    if contact_sheet is None:
+        return out, None
+    return out, checked_output(contact_sheet, PICTURE_SUFFIXES, inputs)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let a second Ctrl-C wait until the files are complete."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

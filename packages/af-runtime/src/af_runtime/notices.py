@@ -1,0 +1,41 @@
+"""Warnings of one run, gathered so that they can be shown at the end and put into its result."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PACKAGES = ("af_core", "af_audio", "af_runtime")
+
+
+class Notices(logging.Handler):
+    """A list of messages that also receives what the packages log as warnings on this thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        self._thread = threading.get_ident()
+
+    def note(self, message: str | None) -> None:
+        """Keep a message once; None is no message."""
+        if message and message not in self.messages:
+            self.messages.append(message)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a log record, if it is from the thread that is listening."""
+        if record.thread == self._thread:
+            self.note(record.getMessage())
+
+
+@contextmanager
+def collected_notices() -> Iterator[Notices]:
+    """Gather what the packages log as warnings inside the block."""
+    notices = Notices()
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    for logger in loggers:
+        logger.addHandler(notices)
+    try:
+        yield notices
+    finally:
+        for logger in loggers:
+            logger.removeHandler(notices)

@@ -1,0 +1,159 @@
+"""The main job, end to end, with an avatar whose frames can be read back after decoding the mp4."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from af_audio import PcmSource
+from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
+from af_runtime.generate import GenerationInterrupted, generate
+from media_files import onsets, read_sound, read_video, write_wav
+from PIL import Image
+
+
+def heights(frames):
+    """Return the share of white rows of each frame."""
+    return (frames[:, :, 20:44].mean((2, 3)) > 140).mean(1)
+
+
+def lit_frames(times, frames, level=0.5):
+    return times[heights(frames) > level]
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000])
+def test_a_click_and_its_frame_coincide_within_half_a_frame(
+    rate, tmp_path, bar_avatar, portrait_file, clicks
+):
+    times = np.arange(len(clicks.samples) * rate // AUDIO_HZ) / rate
+    samples = clicks.samples[(times * AUDIO_HZ).astype(int)]
+    audio = write_wav(tmp_path / "clicks.wav", samples, rate)
+    clip = generate(portrait_file, audio, tmp_path / "out.mp4", avatar=bar_avatar)
+    frames, shown = read_video(clip.output)
+    sound, out_rate, start_s = read_sound(clip.output)
+    seen = lit_frames(shown, frames, 0.4)
+    heard = onsets(sound[0], out_rate, start_s, level=0.3)
+    assert np.allclose(seen * 25, clicks.frames)
+    assert len(heard) == len(seen)
+    assert np.abs(heard - (seen + 0.02)).max() < 0.02
+
+
+@pytest.mark.parametrize("num_samples", [1, 640, 641, 2_560, 16_000, 50_001])
+def test_a_clip_has_one_frame_for_each_begun_40_ms(
+    num_samples, tmp_path, bar_avatar, portrait_file
+):
+    audio = write_wav(tmp_path / "a.wav", np.full(num_samples, 0.3))
+    clip = generate(portrait_file, audio, tmp_path / "out.mp4", avatar=bar_avatar)
+    frames, times = read_video(clip.output)
+    sound, rate, _ = read_sound(clip.output)
+    assert clip.num_frames == len(frames) == math.ceil(num_samples / 640)
+    assert np.allclose(times, np.arange(len(frames)) / 25)
+    assert sound.shape[1] / rate >= len(frames) / 25 - 0.001
+
+
+def test_every_frame_shows_the_loudness_of_its_own_40_ms(tmp_path, bar_avatar, portrait_file):
+    rng = np.random.default_rng(0)
+    levels = rng.uniform(0.05, 0.95, 75)
+    audio = write_wav(tmp_path / "a.wav", np.repeat(levels, SAMPLES_PER_FRAME))
+    clip = generate(portrait_file, audio, tmp_path / "out.mp4", avatar=bar_avatar)
+    frames, _ = read_video(clip.output)
+    assert np.abs(heights(frames) - levels).max() < 0.04
+
+
+def test_the_sound_keeps_the_quality_and_channels_of_the_source(
+    tmp_path, bar_avatar, portrait_file
+):
+    t = np.arange(48_000) / 48_000
+    stereo = np.stack([0.4 * np.sin(2 * np.pi * 440 * t), 0.4 * np.sin(2 * np.pi * 9_000 * t)])
+    audio = write_wav(tmp_path / "a.wav", stereo, 48_000)
+    clip = generate(portrait_file, audio, tmp_path / "out.mp4", avatar=bar_avatar)
+    sound, rate, _ = read_sound(clip.output)
+    assert (rate, len(sound)) == (48_000, 2)
+    for channel, hz in zip(sound, (440, 9_000), strict=True):
+        spectrum = np.abs(np.fft.rfft(channel[4_800:43_200]))
+        assert abs(np.argmax(spectrum) * rate / 38_400 - hz) < 5
+
+
+def test_raw_samples_from_a_pipe_make_the_same_video_as_the_file(
+    tmp_path, bar_avatar, portrait_file, clicks
+):
+    file = write_wav(tmp_path / "a.wav", clicks.samples)
+    pipe = io.BytesIO((clicks.samples * 32767).astype("<i2").tobytes())
+    one = generate(portrait_file, file, tmp_path / "one.mp4", avatar=bar_avatar)
+    two = generate(portrait_file, PcmSource(pipe), tmp_path / "two.mp4", avatar=bar_avatar)
+    assert np.array_equal(read_video(one.output)[0], read_video(two.output)[0])
+    assert np.array_equal(read_sound(one.output)[0], read_sound(two.output)[0])
+
+
+class Interrupting:
+    """Raises Ctrl-C when the given number of frames has been shown."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def __call__(self, progress):
+        if progress.num_frames >= self.after:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_leaves_a_playable_file_of_what_was_done(
+    tmp_path, bar_avatar, portrait_file, clicks
+):
+    audio = write_wav(tmp_path / "a.wav", clicks.samples)
+    out, sheet = tmp_path / "out.mp4", tmp_path / "sheet.png"
+    with pytest.raises(GenerationInterrupted) as caught:
+        generate(
+            *(portrait_file, audio, out),
+            avatar=bar_avatar,
+            contact_sheet=sheet,
+            on_progress=Interrupting(60),
+        )
+    clip = caught.value.clip
+    frames, times = read_video(out)
+    sound, rate, start_s = read_sound(out)
+    assert clip.interrupted and clip.num_frames == len(frames) == 60
+    assert np.allclose(onsets(sound[0], rate, start_s) * 25, [7.44, 32.44, 57.44], atol=0.5)
+    assert Image.open(sheet).size[0] > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["a.wav", "face.png", "out.mp4", "sheet.png"]
+    )
+
+
+def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path, portrait_file, bar_avatar):
+    class Impatient(io.BytesIO):
+        def read1(self, size=-1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(GenerationInterrupted) as caught:
+        generate(portrait_file, PcmSource(Impatient()), tmp_path / "o.mp4", avatar=bar_avatar)
+    assert caught.value.clip is None
+    assert [p.name for p in tmp_path.iterdir()] == ["face.png"]
+
+
+def test_a_failing_model_leaves_neither_a_partial_file_nor_touches_the_old_one(
+    tmp_path, breaking_avatar, portrait_file, clicks
+):
+    audio = write_wav(tmp_path / "a.wav", clicks.samples)
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"the old one")
+    with pytest.raises(RuntimeError, match="the model broke"):
+        generate(portrait_file, audio, out, avatar=breaking_avatar)
+    assert out.read_bytes() == b"the old one"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.wav", "face.png", "out.mp4"]
+
+
+def test_the_result_states_speed_and_size(tmp_path, bar_avatar, portrait_file, clicks):
+    audio = write_wav(tmp_path / "a.wav", clicks.samples)
+    clip = generate(portrait_file, audio, tmp_path / "out.mp4", avatar=bar_avatar)
+    assert clip.preset == "bars" and clip.duration_s == clip.num_frames / 25 == 5.0
+    assert clip.realtime_factor > 1 and 0 < clip.ttff_s < 5
+    assert 0 < clip.frame_ms_p50 <= clip.frame_ms_p95 < 1_000
+
+
+def test_progress_counts_up_to_the_length_of_the_file(tmp_path, bar_avatar, portrait_file, clicks):
+    seen = []
+    audio = write_wav(tmp_path / "a.wav", clicks.samples)
+    out = tmp_path / "out.mp4"
+    generate(portrait_file, audio, out, avatar=bar_avatar, on_progress=seen.append)
+    assert seen[-1].num_frames == seen[-1].total_frames == 125
+    assert [p.num_frames for p in seen] == sorted(p.num_frames for p in seen)
