@@ -19,6 +19,8 @@ class AnchorCache(Protocol[AnchorsT]):
     """Slots of memory one stream needs."""
     zero_anchor_audio: bool
     """Whether the style anchor is made with zero audio rows, as in the paper."""
+    remembers: bool
+    """Whether emitted blocks are remembered at all; if not, no clean pass is run."""
 
     def open(self) -> AnchorsT:
         """Return the bookkeeping of a stream that has emitted nothing."""
@@ -28,20 +30,16 @@ class AnchorCache(Protocol[AnchorsT]):
         """Return the pass that stores the portrait as style anchor; None without one."""
         ...
 
-    def wants(self, anchors: AnchorsT) -> bool:
-        """Tell whether emitted blocks are to be remembered at all."""
+    def window(self, anchors: AnchorsT, first_frame: int, num_frames: int) -> Plan:
+        """Return the plan of a window pass; ``first_frame`` is the head's absolute latent index."""
         ...
 
-    def window(self, anchors: AnchorsT, num_frames: int) -> Plan:
-        """Return the plan of a window pass."""
-        ...
-
-    def absorb(self, anchors: AnchorsT, num_frames: int) -> tuple[Plan, AnchorsT]:
+    def absorb(self, anchors: AnchorsT, first_frame: int, num_frames: int) -> tuple[Plan, AnchorsT]:
         """Return the plan of a clean pass over an emitted block, and the anchors after it."""
         ...
 
     def absorb_and_window(
-        self, anchors: AnchorsT, num_pending: int, num_frames: int
+        self, anchors: AnchorsT, first_frame: int, num_pending: int, num_frames: int
     ) -> tuple[Plan, AnchorsT]:
         """Return both as one longer pass: the clean block first, then the window."""
         ...

@@ -1,0 +1,1 @@
+"""Policies of what the denoiser attends to besides its window."""

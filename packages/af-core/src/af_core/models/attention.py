@@ -1,0 +1,80 @@
+"""Scaled dot-product attention, by whichever of two exact kernels is faster where it runs."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+KernelName = Literal["auto", "sdpa", "explicit"]
+
+_BENCHMARK_S = 0.05
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attend with PyTorch's fused kernel; tensors are ``[b, heads, tokens, head_dim]``."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attend with two matrix products and a softmax in between."""
+    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1) @ v
+
+
+KERNELS: dict[str, Kernel] = {"sdpa": sdpa, "explicit": explicit}
+
+
+class Attention:
+    """Softmax attention that picks its kernel at first use of a shape class.
+
+    On CPU, without gradients, both kernels race for 50 ms per (dtype, shape class) and the winner
+    is kept; elsewhere the fused kernel runs. ``kernel`` forces one of them.
+    """
+
+    def __init__(self, kernel: KernelName = "auto") -> None:
+        self.kernel: KernelName = kernel
+        self.winners: dict[tuple[object, ...], str] = {}
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend: ``q [b, tq, heads, d]``, ``k, v [b, tk, heads, d]`` to ``[b, tq, heads * d]``.
+
+        ``mask`` is boolean ``[tq, tk]``, true where a query sees a key.
+        """
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return KERNELS[self._choose(q, k, v, mask)](q, k, v, mask).transpose(1, 2).flatten(2)
+
+    def _choose(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str:
+        if self.kernel != "auto":
+            return self.kernel
+        if q.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return "sdpa"
+        key = (q.dtype, *(_size_class(n) for n in (q.shape[0], q.shape[1], q.shape[2])),
+               _size_class(k.shape[2]), q.shape[3], torch.get_num_threads())  # fmt: skip
+        if key not in self.winners:
+            self.winners[key] = _race(q, k, v, mask)
+        return self.winners[key]
+
+
+def _size_class(count: int) -> int:
+    """Return the power of two at or above ``count``."""
+    return 1 << (count - 1).bit_length()
+
+
+def _race(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str:
+    best = dict.fromkeys(KERNELS, math.inf)
+    stop = time.perf_counter() + _BENCHMARK_S
+    rounds = 0
+    while rounds < 2 or (time.perf_counter() < stop and rounds < 50):
+        for name, kernel in KERNELS.items():
+            begin = time.perf_counter()
+            kernel(q, k, v, mask)
+            best[name] = min(best[name], time.perf_counter() - begin)
+        rounds += 1
+    return min(best, key=lambda name: best[name])

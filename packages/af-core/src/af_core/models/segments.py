@@ -1,0 +1,142 @@
+"""Self-attention of one pass, segment by segment, over the keys its plan names."""
+
+import attrs
+import torch
+from torch import Tensor
+
+from af_core.models.attention import Attention
+from af_core.models.rope import RotaryPositions, rotate
+from af_core.models.wan_values import KeyValues, runs
+from af_core.stages.denoiser import Plan, Segment
+
+
+@attrs.frozen(eq=False)
+class Layout:
+    """A plan with its rotations computed and, at inference, room to assemble keys in."""
+
+    plan: Plan
+    rotation: Tensor
+    """Of the frames of the pass, ``[f, s, 1, head_dim / 2]``."""
+    anchor_rotations: tuple[Tensor | None, ...]
+    """Of the style anchor, as each segment sees it."""
+    stored_rotation: Tensor | None
+    stored_runs: tuple[tuple[int, int], ...]
+    """(first slot, count) of neighbouring slots, in the order of ``plan.stored``."""
+    room: tuple[Tensor, Tensor] | None
+    """Keys and values of one segment, written anew in every layer; None joins by copying."""
+
+
+def lay_out(
+    plan: Plan,
+    rotary: RotaryPositions,
+    grid: tuple[int, int],
+    like: Tensor,
+    room_shape: tuple[int, int] | None,
+) -> Layout:
+    """Prepare a plan for the tokens ``like [b, f, s, dim]``.
+
+    ``room_shape`` (heads, head_dim) makes room for joined keys; None, for training, does not.
+    """
+    device = like.device
+    slots = tuple((i, slot) for i, (slot, _) in enumerate(plan.stored))
+    room = None
+    if room_shape is not None:
+        frames = max(_num_keys(segment, plan) for segment in plan.segments)
+        shape = (like.shape[0], frames, like.shape[2], *room_shape)
+        room = (like.new_empty(shape), like.new_empty(shape))
+    return Layout(
+        plan=plan,
+        rotation=rotary(plan.positions, grid, device),
+        anchor_rotations=tuple(
+            None if s.anchor_at is None else rotary((s.anchor_at,), grid, device)
+            for s in plan.segments
+        ),
+        stored_rotation=rotary([p for _, p in plan.stored], grid, device) if plan.stored else None,
+        stored_runs=tuple((slot, count) for _, slot, count in runs(slots)),
+        room=room,
+    )
+
+
+def _num_keys(segment: Segment, plan: Plan) -> int:
+    recalled = len(plan.stored) - segment.recalls_from
+    return (segment.anchor_at is not None) + recalled + segment.stop - segment.sees_from
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: Layout,
+    attention: Attention,
+    stored: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Attend from ``q`` to what each segment sees; all are ``[b, f, s, heads, head_dim]``.
+
+    ``q`` may lack the silent leading frames. ``stored`` holds this layer's slots. Returns
+    ``[b, f, s, dim]`` for the frames of ``q``.
+    """
+    plan = layout.plan
+    first = k.shape[1] - q.shape[1]
+    q = rotate(q, layout.rotation[first:])
+    turned = rotate(k, layout.rotation)
+    recalled = _recall(layout, stored)
+    anchor = _anchor(plan, k, v, stored)
+    outputs = []
+    for segment, anchor_rotation in zip(plan.segments, layout.anchor_rotations, strict=True):
+        if segment.stop <= first:
+            continue
+        keys = [turned[:, segment.sees_from : segment.stop]]
+        values = [v[:, segment.sees_from : segment.stop]]
+        if recalled is not None and segment.recalls_from < len(plan.stored):
+            keys.insert(0, recalled[0][:, segment.recalls_from :])
+            values.insert(0, recalled[1][:, segment.recalls_from :])
+        if anchor_rotation is not None:
+            keys.insert(0, rotate(anchor[0], anchor_rotation))
+            values.insert(0, anchor[1])
+        queries = q[:, segment.start - first : segment.stop - first].flatten(1, 2)
+        room = layout.room or (None, None)
+        joined = _join(keys, room[0]).flatten(1, 2), _join(values, room[1]).flatten(1, 2)
+        outputs.append(attention(queries, *joined))
+    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    return out.view(*q.shape[:3], -1)
+
+
+def _anchor(
+    plan: Plan, k: Tensor, v: Tensor, stored: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the style anchor's unrotated key and its value, one frame each."""
+    if plan.anchor_slot is not None and stored is not None:
+        where = slice(plan.anchor_slot, plan.anchor_slot + 1)
+        return stored[0][:, where], stored[1][:, where]
+    where = slice(plan.portrait or 0, (plan.portrait or 0) + 1)
+    return k[:, where], v[:, where]
+
+
+def _recall(layout: Layout, stored: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    """Return rotated keys and values of the remembered frames, oldest first."""
+    if stored is None or layout.stored_rotation is None:
+        return None
+    k, v = (
+        _join([memory[:, slot : slot + n] for slot, n in layout.stored_runs], None)
+        for memory in stored
+    )
+    return rotate(k, layout.stored_rotation), v
+
+
+def _join(parts: list[Tensor], room: Tensor | None) -> Tensor:
+    """Put frames one behind the other, in place where there is room."""
+    if len(parts) == 1:
+        return parts[0]
+    if room is None:
+        return torch.cat(parts, dim=1)
+    at = 0
+    for part in parts:
+        room[:, at : at + part.shape[1]].copy_(part)
+        at += part.shape[1]
+    return room[:, :at]
+
+
+def save(memory: KeyValues | None, layer: int, k: Tensor, v: Tensor, plan: Plan) -> None:
+    """Keep the frames the plan names."""
+    if memory is not None and plan.saves:
+        memory.save(layer, k, v, plan.saves)

@@ -1,0 +1,139 @@
+"""The layers of the Wan 2.1 transformer, under the authors' parameter names."""
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from af_core.models.attention import Attention
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the full width, in float32, times a learned weight."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+        return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype) * self.weight
+
+
+class Projections(nn.Module):
+    """q, k, v, o and the norms of q and k, of self- and of cross-attention."""
+
+    def __init__(self, dim: int, num_heads: int, eps: float, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(dim, eps) if qk_norm else nn.Identity()
+
+    def query(self, x: Tensor) -> Tensor:
+        """Return normed queries ``[..., heads, head_dim]``."""
+        return self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))
+
+    def key(self, x: Tensor) -> Tensor:
+        """Return normed keys ``[..., heads, head_dim]``, before any rotation."""
+        return self.norm_k(self.k(x)).unflatten(-1, (self.num_heads, -1))
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return values ``[..., heads, head_dim]``."""
+        return self.v(x).unflatten(-1, (self.num_heads, -1))
+
+
+@attrs.frozen(eq=False)
+class LayerModulation:
+    """Shift, 1 + scale and gate of both halves of a layer, each ``[b or 1, f, 1, dim]``."""
+
+    shift_attention: Tensor
+    scale_attention: Tensor
+    gate_attention: Tensor
+    shift_ffn: Tensor
+    scale_ffn: Tensor
+    gate_ffn: Tensor
+
+    def from_frame(self, first: int) -> "LayerModulation":
+        """Return the modulation of the frames from ``first`` on."""
+        return LayerModulation(*(part[:, first:] for part in attrs.astuple(self, recurse=False)))
+
+
+class Layer(nn.Module):
+    """One transformer layer: modulated self-attention, text, modulated feed-forward."""
+
+    def __init__(
+        self, dim: int, ffn_dim: int, num_heads: int, eps: float, qk_norm: bool, text: bool
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.self_attn = Projections(dim, num_heads, eps, qk_norm)
+        if text:
+            self.norm3 = nn.LayerNorm(dim, eps=eps)
+            self.cross_attn = Projections(dim, num_heads, eps, qk_norm)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim)
+        )
+
+    def qkv(
+        self, x: Tensor, m: LayerModulation, first_query: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v ``[b, f, s, heads, head_dim]``, unrotated; q from ``first_query`` on."""
+        h = modulated(x, m.shift_attention, m.scale_attention, self.eps)
+        attention = self.self_attn
+        return attention.query(h[:, first_query:]), attention.key(h), attention.value(h)
+
+    def finish(
+        self,
+        x: Tensor,
+        attended: Tensor,
+        m: LayerModulation,
+        text: tuple[Tensor, Tensor] | None,
+        attention: Attention,
+    ) -> Tensor:
+        """Add what was attended to, then text, then the feed-forward; ``x [b, f, s, dim]``."""
+        x = torch.addcmul(x, m.gate_attention, self.self_attn.o(attended))
+        if text is not None:
+            q = self.cross_attn.query(self.norm3(x)).flatten(1, 2)
+            x = x + self.cross_attn.o(attention(q, *text)).view_as(x)
+        h = modulated(x, m.shift_ffn, m.scale_ffn, self.eps)
+        return torch.addcmul(x, m.gate_ffn, self.ffn(h))
+
+
+class AudioProjection(nn.Module):
+    """Packs the four feature rows of a latent frame into one small normed vector."""
+
+    def __init__(self, packed_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(packed_dim, hidden)
+        self.norm_out = nn.LayerNorm(hidden, eps=1e-5)
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """Map ``[b, f, 4 d]`` to ``[b, f, hidden]``."""
+        return self.norm_out(self.proj(packed))
+
+
+class Head(nn.Module):
+    """Last norm, modulation and projection to the pixels of a latent patch."""
+
+    def __init__(self, dim: int, out_dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.head = nn.Linear(dim, out_dim)
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Map ``[b, f, s, dim]`` to ``[b, f, s, patch * patch * c]``; ``scale`` is 1 + scale."""
+        return self.head(modulated(x, shift, scale, self.eps))
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Return ``LayerNorm(x) * scale + shift``."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale)
