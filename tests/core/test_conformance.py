@@ -167,3 +167,20 @@ def test_the_pytest_plugin_does_not_import_torch_by_itself():
 
     code = "import af_core.testing.pytest_plugin, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+BUDGETS = [
+    {},
+    {"temporal_budget": 0},
+    {"temporal_budget": 5},
+    {"style_anchor": False},
+    {"reindex": False},
+]
+
+
+@pytest.mark.parametrize("options", BUDGETS, ids=str)
+@pytest.mark.af_conformance("anchor_cache", block=2, slots=3)
+def test_the_dual_anchor(af_check, options):
+    from af_core.anchors.dual_anchor import DualAnchorCache, DualAnchorConfig
+
+    af_check(lambda: DualAnchorCache(DualAnchorConfig(**options)))

@@ -5,30 +5,11 @@ Positions are those of the paper, counted from the first window frame: the windo
 frame of the context (-h) and d is -1.
 """
 
-from typing import Literal
-
 import attrs
-import msgspec
 
+from af_core.anchors.config import DualAnchorConfig as DualAnchorConfig
 from af_core.errors import ConfigError
 from af_core.stages.denoiser import Plan, Segment
-
-
-class DualAnchorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Every part can be taken away, which is how the paper's ablations are run."""
-
-    style_anchor: bool = True
-    """Keep the portrait's keys and values for ever."""
-    temporal_budget: int = 2
-    """Latent frames of clean history; 0 keeps none. It may exceed the block."""
-    offset: int = -1
-    """d: where the style anchor stands, relative to the first frame of the context."""
-    reindex: bool = True
-    """Move the style anchor along with the context; off: it stays at absolute index 0."""
-    zero_anchor_audio: bool = True
-    """Make the style anchor from rows of zeros; off: from the stream's first audio."""
-    cache_anchor_position: Literal["relative", "absolute"] = "relative"
-    """Where clean passes see the style anchor: as the paper says, or at 0 as the release does."""
 
 
 @attrs.frozen

@@ -1,7 +1,12 @@
-"""Checks for anchor caches: plans that fit the memory, and that settle into one shape."""
+"""Checks for anchor caches: plans that fit the memory, and that settle into one shape.
+
+``block`` is the latent frames of a block, ``slots`` the blocks of a window.
+"""
 
 from collections.abc import Callable
 from typing import Any
+
+import attrs
 
 from af_core.stages.denoiser import Plan
 
@@ -9,6 +14,14 @@ Make = Callable[[], Any]
 
 STREAM = 40
 """Blocks of the streams these checks run."""
+
+
+@attrs.frozen
+class Moment:
+    """A stream before its next window: the anchors, and the absolute latent of the head."""
+
+    anchors: Any
+    first_frame: int
 
 
 def plans_name_slots_that_exist(make: Make, *, block: int = 2, slots: int = 3) -> None:
@@ -38,73 +51,80 @@ def reads_only_what_was_written(make: Make, *, block: int = 2, slots: int = 3) -
     cache = make()
     prefill = cache.prefill()
     written = {slot for _, slot in prefill.saves} if prefill else set()
-    anchors = cache.open()
-    for _ in range(STREAM):
-        plan = cache.window(anchors, block * slots)
-        _require_written(plan, written)
-        if not cache.wants(anchors):
-            return
-        plan, anchors = cache.absorb(anchors, block)
-        _require_written(plan, written)
-        written |= {slot for _, slot in plan.saves}
+    for moment in _moments(cache, block):
+        _require_written(cache.window(moment.anchors, moment.first_frame, block * slots), written)
+        if cache.remembers:
+            plan, _ = cache.absorb(moment.anchors, moment.first_frame, block)
+            _require_written(plan, written)
+            written |= {slot for _, slot in plan.saves}
 
 
 def puts_the_past_before_the_window(make: Make, *, block: int = 2, slots: int = 3) -> None:
     """In a window pass the window starts at 0 and remembered frames end at -1, oldest first."""
     cache = make()
-    for anchors in _states(cache, block):
-        plan = cache.window(anchors, block * slots)
+    for moment in _moments(cache, block):
+        plan = cache.window(moment.anchors, moment.first_frame, block * slots)
         assert plan.positions == tuple(range(block * slots)), f"window at {plan.positions}"
         past = [position for _, position in plan.stored]
-        assert past == sorted(past) and all(p < 0 for p in past), f"past at {past}"
+        assert past == list(range(-len(past), 0)), f"past at {past}"
         assert len({slot for slot, _ in plan.stored}) == len(past), f"a slot twice in {plan}"
 
 
-def settles_into_one_plan_a_step(make: Make, *, block: int = 2, slots: int = 3) -> None:
-    """After a warm-up the plans repeat: a step costs the same however old the stream is."""
+def settles_into_steps_of_one_size(make: Make, *, block: int = 2, slots: int = 3) -> None:
+    """After a warm-up every step sees as many frames as the last, however old the stream is."""
     cache = make()
-    seen = [cache.window(anchors, block * slots).positions for anchors in _states(cache, block)]
-    sizes = [len(cache.window(a, block * slots).stored) for a in _states(cache, block)]
-    assert len(set(seen[STREAM // 2 :])) == 1, "positions of the window still change"
+    sizes = [
+        len(cache.window(moment.anchors, moment.first_frame, block * slots).stored)
+        for moment in _moments(cache, block)
+    ]
     assert len(set(sizes[STREAM // 2 :])) == 1, f"frames remembered still change: {sizes}"
 
 
 def absorbs_alone_as_with_the_window(make: Make, *, block: int = 2, slots: int = 3) -> None:
     """The longer pass writes the same frames and leaves the same anchors as the separate one."""
     cache = make()
-    for anchors in _states(cache, block):
-        if not cache.wants(anchors):
-            return
-        alone, after_alone = cache.absorb(anchors, block)
-        fused, after_fused = cache.absorb_and_window(anchors, block, block * slots)
+    if not cache.remembers:
+        return
+    for moment in _moments(cache, block):
+        alone, after_alone = cache.absorb(moment.anchors, moment.first_frame, block)
+        fused, after_fused = cache.absorb_and_window(
+            moment.anchors, moment.first_frame, block, block * slots
+        )
         assert after_alone == after_fused, "the two ways leave other anchors behind"
         assert set(alone.saves) == set(fused.saves), f"{alone.saves} and {fused.saves}"
+        assert fused.num_silent == block, f"{fused.num_silent} silent frames, not {block}"
 
 
 def remembers_only_in_its_anchors(make: Make, *, block: int = 2, slots: int = 3) -> None:
     """Asking again from the same anchors gives the same plan."""
     cache = make()
-    for anchors in _states(cache, block):
-        first = cache.window(anchors, block * slots)
-        assert cache.window(anchors, block * slots) == first, "another plan from the same anchors"
+    for moment in _moments(cache, block):
+        first = cache.window(moment.anchors, moment.first_frame, block * slots)
+        again = cache.window(moment.anchors, moment.first_frame, block * slots)
+        assert again == first, "another plan from the same anchors"
 
 
-def _states(cache: Any, block: int) -> list[Any]:
-    """Return the anchors after 0, 1, 2, ... emitted blocks."""
-    states = [cache.open()]
-    while len(states) < STREAM and cache.wants(states[-1]):
-        states.append(cache.absorb(states[-1], block)[1])
-    return states
+def _moments(cache: Any, block: int) -> list[Moment]:
+    """Return the stream before its first, second, ... window."""
+    moments = [Moment(cache.open(), 1)]
+    while len(moments) < STREAM:
+        last = moments[-1]
+        after = last.anchors
+        if cache.remembers:
+            _, after = cache.absorb(last.anchors, last.first_frame, block)
+        moments.append(Moment(after, last.first_frame + block))
+    return moments
 
 
 def _plans(cache: Any, block: int, slots: int) -> list[Plan]:
     prefill = cache.prefill()
     plans = [prefill] if prefill else []
-    for anchors in _states(cache, block):
-        plans.append(cache.window(anchors, block * slots))
-        if cache.wants(anchors):
-            plans.append(cache.absorb(anchors, block)[0])
-            plans.append(cache.absorb_and_window(anchors, block, block * slots)[0])
+    for at in _moments(cache, block):
+        plans.append(cache.window(at.anchors, at.first_frame, block * slots))
+        if cache.remembers:
+            plans.append(cache.absorb(at.anchors, at.first_frame, block)[0])
+            fused = cache.absorb_and_window(at.anchors, at.first_frame, block, block * slots)
+            plans.append(fused[0])
     return plans
 
 
@@ -119,7 +139,7 @@ CHECKS = (
     plans_cover_their_frames_in_order,
     reads_only_what_was_written,
     puts_the_past_before_the_window,
-    settles_into_one_plan_a_step,
+    settles_into_steps_of_one_size,
     absorbs_alone_as_with_the_window,
     remembers_only_in_its_anchors,
 )

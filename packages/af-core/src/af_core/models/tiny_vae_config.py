@@ -1,0 +1,47 @@
+"""Shape of the tiny video autoencoder; no torch, so that a pipeline is checked without it."""
+
+import math
+
+import msgspec
+
+
+class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shape of the autoencoder. The defaults are ``taew2_1`` (8x space, 4x time, 16 channels)."""
+
+    latent_channels: int = 16
+    patch_size: int = 1
+    """Pixels are unshuffled by this much before the encoder and shuffled back after the decoder."""
+    encoder_channels: tuple[int, ...] = (64, 64, 64, 64)
+    """Width after the first convolution, then of each stage."""
+    encoder_blocks: tuple[int, ...] = (3, 3, 3)
+    encoder_time: tuple[int, ...] = (2, 2, 1)
+    encoder_space: tuple[int, ...] = (2, 2, 2)
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 64)
+    """Width of each stage, then before the last convolution."""
+    decoder_blocks: tuple[int, ...] = (3, 3, 3)
+    decoder_time: tuple[int, ...] = (1, 2, 2)
+    decoder_space: tuple[int, ...] = (2, 2, 2)
+    shortcut: bool = False
+    """Add a linear path around the encoder and around the decoder: one patch, one latent.
+
+    Started at the principal components of patches (``start_from_components``) it spares a network
+    without norms its slowest thousands of training steps.
+    """
+    latent_mean: tuple[float, ...] | None = None
+    """Per channel; a denoiser works on ``(latent - mean) / std``. None: raw latents."""
+    latent_std: tuple[float, ...] | None = None
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent along each side."""
+        return self.patch_size * math.prod(self.decoder_space)
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in the patch of video that one latent pixel stands for."""
+        return 3 * self.spatial_stride**2 * self.temporal_stride
+
+    @property
+    def temporal_stride(self) -> int:
+        """Video frames per latent frame."""
+        return math.prod(self.decoder_time)
