@@ -109,7 +109,7 @@ def test_ctrl_c_leaves_a_playable_file_of_what_was_done(
             on_progress=Interrupting(60),
         )
     clip = caught.value.clip
-    frames, times = read_video(out)
+    frames, _ = read_video(out)
     sound, rate, start_s = read_sound(out)
     assert clip.interrupted and clip.num_frames == len(frames) == 60
     assert np.allclose(onsets(sound[0], rate, start_s) * 25, [7.44, 32.44, 57.44], atol=0.5)

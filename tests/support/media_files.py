@@ -22,13 +22,23 @@ def write_audio(path, samples, codec, rate=48_000, layout="mono", format="fltp")
     """Encode float samples [channels, n] with any codec into the container of the suffix."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
-        planes = np.atleast_2d(samples).astype(np.float32)
+        planes = _as_format(np.atleast_2d(samples), format.rstrip("p"))
         data = planes if format.endswith("p") else planes.T.reshape(1, -1)
         frame = AudioFrame.from_ndarray(np.ascontiguousarray(data), format=format, layout=layout)
         frame.sample_rate = rate
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
     return path
+
+
+def _as_format(planes, format):
+    """Convert floats in [-1, 1] to one of FFmpeg's sample formats."""
+    if format == "u8":
+        return np.rint(planes * 127 + 128).astype(np.uint8)
+    if format in ("s16", "s32"):
+        kind = {"s16": np.int16, "s32": np.int32}[format]
+        return np.rint(planes.astype(float) * np.iinfo(kind).max).astype(kind)
+    return planes.astype(np.float32)
 
 
 def write_silent_video(path):

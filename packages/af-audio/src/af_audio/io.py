@@ -85,7 +85,7 @@ class FileSource:
         self._frames = self._decode()
         first = next(self._frames, None)
         if first is None:
-            raise AudioError(f"{self._path} holds no samples: its audio stream is empty.")
+            raise AudioError(f"{self._path} holds no samples that can be decoded.")
         self._first = first
         self.info = AudioInfo(
             name=str(self._path),

@@ -17,8 +17,8 @@ from af_runtime.errors import PortraitError, RequestError
 Fit = Literal["crop", "pad"]
 """``crop`` fills the frame and cuts what is over; ``pad`` shows all and adds background."""
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "GIF")
-"""Pillow's names of the accepted formats (MPO is the JPEG of many phones)."""
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF")
+"""Pillow's names of the accepted formats; one that its build lacks is passed over."""
 
 MIN_SIDE = 16
 """Fewer pixels than this along a side are no portrait."""
@@ -57,7 +57,7 @@ def read_picture(source: str | os.PathLike[str], background: str = BACKGROUND) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_formats()) as image:
                 _check_size(path, image.size)
                 return _to_rgb(ImageOps.exif_transpose(image), ground)
     except Image.DecompressionBombError as e:
@@ -96,6 +96,11 @@ def parse_colour(text: str) -> tuple[int, int, int]:
             f"There is no colour {text!r}; write a CSS name or #rrggbb, for example {BACKGROUND}."
         ) from e
     return red, green, blue
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _filter() -> Image.Resampling:
