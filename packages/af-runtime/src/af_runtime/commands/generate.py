@@ -40,11 +40,17 @@ def _list_portraits(wanted: bool) -> None:
 def generate(
     portrait: Annotated[
         str,
-        typer.Argument(help="A picture (PNG, JPEG, WebP, ...) or the name of a shipped portrait."),
+        typer.Argument(
+            metavar="PORTRAIT",
+            help="A picture (PNG, JPEG, WebP, ...) or the name of a shipped portrait.",
+        ),
     ],
     audio: Annotated[
         str,
-        typer.Argument(help="Audio or video in any format FFmpeg reads; - for raw PCM on stdin."),
+        typer.Argument(
+            metavar="AUDIO",
+            help="Audio or video in any format FFmpeg reads; - for raw PCM on stdin.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT.mp4", help="The video to write.")
