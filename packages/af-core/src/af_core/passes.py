@@ -1,0 +1,135 @@
+"""What one line of Algorithm 1 takes: admitting a block, one pass of the network, fresh noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from af_core.errors import ConfigError, ShapeError
+from af_core.geometry import TEMPORAL_STRIDE
+from af_core.stages.window_scheduler import Window
+
+if TYPE_CHECKING:
+    from af_core.stages.denoiser import Plan
+    from af_core.stream_state import StreamState
+    from af_core.streaming import Streamer
+
+CLEAN = 0.0
+"""Timestep of portrait and emitted blocks."""
+
+
+def empty_window(portrait: Tensor, silence: Tensor, block_latents: int) -> Window:
+    """Return a window without blocks, for latents and audio vectors like these."""
+    b = len(portrait)
+    return Window(
+        portrait.new_empty(b, 0, block_latents, *portrait.shape[2:]),
+        silence.new_empty(b, 0, block_latents, *silence.shape[2:]),
+    )
+
+
+def one_seed_each(seeds: Sequence[int] | None, num_streams: int) -> tuple[int, ...]:
+    """Return a seed for every stream of the batch: those given, or 0, 1, 2, ..."""
+    if seeds is None:
+        return tuple(range(num_streams))
+    if len(seeds) != num_streams:
+        raise ConfigError(f"{len(seeds)} seeds for {num_streams} streams; give one each.")
+    return tuple(int(seed) for seed in seeds)
+
+
+def prefill(streamer: Streamer[Any], state: StreamState[Any], audio: Tensor) -> StreamState[Any]:
+    """Store the portrait, driven by ``audio [b, 1, places, dim]``, as the style anchor."""
+    plan = streamer.cache.prefill()
+    done = attrs.evolve(state, portrait=None)
+    if plan is None:
+        return done
+    _run(streamer, state, plan, state.portrait, audio, [CLEAN])
+    return done.counting(1)
+
+
+def admit(streamer: Streamer[Any], state: StreamState[Any], audio: Tensor) -> StreamState[Any]:
+    """Put a block of fresh noise, with its audio, at the tail of the window (line 10)."""
+    b, rows = state.window.latents.shape[0], TEMPORAL_STRIDE * streamer.block_latents
+    if audio.dim() != 3 or audio.shape[:2] != (b, rows):
+        raise ShapeError(
+            f"A step takes one block of audio, [{b}, {rows}, d]: {rows} rows (video frames) for "
+            f"each of {b} streams. Seen: {list(audio.shape)}. None ends the speech."
+        )
+    vectors = streamer.denoiser.embed_audio(audio)
+    block = state.clock.next_block
+    noise = _draw(streamer, state, block, len(streamer.scheduler.timesteps) - 1)
+    window = streamer.scheduler.admit(state.window, noise, vectors, block)
+    if state.portrait is not None:
+        state = prefill(streamer, state, vectors[:, :1])
+    clock = attrs.evolve(state.clock, next_block=block + 1)
+    return attrs.evolve(state, window=window, clock=clock)
+
+
+def denoise(streamer: Streamer[Any], state: StreamState[Any]) -> tuple[Tensor, StreamState[Any]]:
+    """Run the network over the window, and over a pending clean block before or with it.
+
+    Returns the prediction for every slot ``[b, slot, f, c, h, w]``.
+    """
+    if state.pending is not None and not streamer.fused:
+        state = _absorb(streamer, state)
+    window, pending, cache = state.window, state.pending, streamer.cache
+    size, num_frames = streamer.block_latents, len(window) * streamer.block_latents
+    latents, audio = window.latents.flatten(1, 2), window.audio.flatten(1, 2)
+    timesteps = [streamer.scheduler.timesteps[r] for r in window.rungs for _ in range(size)]
+    if pending is None:
+        anchors = state.anchors
+        plan = cache.window(anchors, _first_frame(streamer, window.blocks[0]), num_frames)
+    else:
+        first = _first_frame(streamer, pending.block)
+        plan, anchors = cache.absorb_and_window(state.anchors, first, size, num_frames)
+        latents = torch.cat([pending.latents, latents], dim=1)
+        audio = torch.cat([pending.audio, audio], dim=1)
+        timesteps = [CLEAN] * size + timesteps
+    out = _run(streamer, state, plan, latents, audio, timesteps)
+    state = attrs.evolve(state, anchors=anchors, pending=None).counting(1)
+    return out.unflatten(1, (len(window), size)), state
+
+
+def fresh_noise(streamer: Streamer[Any], state: StreamState[Any]) -> Tensor:
+    """Draw the noise of every slot that stays, ``[b, slot, f, c, h, w]``."""
+    lower = streamer.scheduler.lower_rungs(state.window)
+    if not lower:
+        return state.window.latents[:, :0]
+    return torch.stack([_draw(streamer, state, *key) for key in lower], dim=1)
+
+
+def _absorb(streamer: Streamer[Any], state: StreamState[Any]) -> StreamState[Any]:
+    """Write the clean keys and values of the pending block in a pass of its own."""
+    pending, size = state.pending, streamer.block_latents
+    if pending is None:
+        return state
+    first = _first_frame(streamer, pending.block)
+    plan, anchors = streamer.cache.absorb(state.anchors, first, size)
+    _run(streamer, state, plan, pending.latents, pending.audio, [CLEAN] * size)
+    return attrs.evolve(state, anchors=anchors, pending=None).counting(1)
+
+
+def _run(
+    streamer: Streamer[Any],
+    state: StreamState[Any],
+    plan: Plan,
+    latents: Tensor,
+    audio: Tensor,
+    timesteps: Sequence[float],
+) -> Tensor:
+    modulation = streamer.denoiser.recall_modulation(state.conditions, timesteps)
+    out = streamer.denoiser(latents, modulation, audio, state.conditions, plan, state.memory)
+    return latents[:, :0] if out is None else out
+
+
+def _draw(streamer: Streamer[Any], state: StreamState[Any], block: int, rung: int) -> Tensor:
+    like = state.window.latents
+    return streamer.noise.draw(state.seeds, block, rung, tuple(like.shape[2:])).to(like)
+
+
+def _first_frame(streamer: Streamer[Any], block: int) -> int:
+    """Return the absolute index of a block's first latent frame; the portrait is frame 0."""
+    return 1 + block * streamer.block_latents

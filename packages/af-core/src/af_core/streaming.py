@@ -1,0 +1,89 @@
+"""Streaming inference (Algorithm 1): one block of audio in, at most one clean block out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from af_core import passes
+from af_core.noise import CounterNoise
+from af_core.stages.anchor_cache import AnchorCache
+from af_core.stages.denoiser import Denoiser
+from af_core.stages.noise_source import NoiseSource
+from af_core.stages.window_scheduler import WindowScheduler
+from af_core.stream_state import StreamState, Version
+
+AnchorsT = TypeVar("AnchorsT")
+
+
+@attrs.frozen(eq=False)
+class Streamer(Generic[AnchorsT]):
+    """The mechanism B_{L,N}, over stages it knows only by their interfaces."""
+
+    scheduler: WindowScheduler
+    denoiser: Denoiser[Any, Any]
+    cache: AnchorCache[AnchorsT]
+    block_latents: int
+    """B: latent frames of a block."""
+    noise: NoiseSource = attrs.field(factory=CounterNoise)
+    fused: bool = True
+    """Run the clean pass of an emitted block within the next window pass: the same numbers."""
+
+    @torch.no_grad()
+    def open(
+        self, portrait: Tensor, *, text: Tensor | None = None, seeds: Sequence[int] | None = None
+    ) -> StreamState[AnchorsT]:
+        """Begin streams for portrait latents ``[b, 1, c, h, w]``, one noise seed each (0, 1, ...).
+
+        ``text [b or 1, token, d]`` is the prompt embedding of a network that has one.
+        """
+        conditions = self.denoiser.open(portrait, text)
+        silence = self.denoiser.silence(len(portrait))
+        state = StreamState(
+            window=passes.empty_window(portrait, silence, self.block_latents),
+            anchors=self.cache.open(),
+            seeds=passes.one_seed_each(seeds, len(portrait)),
+            conditions=conditions,
+            memory=self.denoiser.allocate(conditions, self.cache.num_slots),
+            version=Version(),
+            portrait=portrait,
+        )
+        return passes.prefill(self, state, silence) if self.cache.zero_anchor_audio else state
+
+    @torch.no_grad()
+    def step(
+        self, state: StreamState[AnchorsT], audio: Tensor | None
+    ) -> tuple[Tensor | None, StreamState[AnchorsT]]:
+        """Advance by one block of feature rows ``[b, 4 B, d]``; None drains at the end of speech.
+
+        Returns the emitted block ``[b, B, c, h, w]``, or None while the window fills.
+        """
+        state.require_current()
+        if audio is None and not len(state.window):
+            return None, state
+        if audio is not None:  # lines 1, 3, 10: a fresh noise block enters with its audio
+            state = passes.admit(self, state, audio)
+        state, emitted = state.claim(), None
+        for _ in range(self.scheduler.num_passes):  # line 5
+            # lines 4, 6: assemble [style | temporal | window] and denoise all blocks jointly
+            prediction, state = passes.denoise(self, state)
+            # line 7: every block one rung down, the head out of the window
+            fresh = passes.fresh_noise(self, state)
+            emitted, window = self.scheduler.advance(state.window, prediction, fresh)
+            # line 9: the emitted block is pending: its clean K/V ride on the next pass
+            pending = emitted if self.cache.remembers else None
+            state = attrs.evolve(state, window=window, pending=pending)
+        return None if emitted is None else emitted.latents, state
+
+    def stream(self, state: StreamState[AnchorsT], audio: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield every block of a finite utterance: the offline face of ``step``."""
+        for rows in audio:
+            block, state = self.step(state, rows)
+            if block is not None:
+                yield block
+        while len(state.window):
+            block, state = self.step(state, None)
+            if block is not None:
+                yield block

@@ -1,0 +1,1 @@
+"""Reading weights: strict, safetensors only, every fault listed at once."""
