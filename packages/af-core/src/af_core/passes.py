@@ -42,11 +42,11 @@ def one_seed_each(seeds: Sequence[int] | None, num_streams: int) -> tuple[int, .
 
 def prefill(streamer: Streamer[Any], state: StreamState[Any], audio: Tensor) -> StreamState[Any]:
     """Store the portrait, driven by ``audio [b, 1, places, dim]``, as the style anchor."""
-    plan = streamer.cache.prefill()
+    plan, portrait = streamer.cache.prefill(), state.portrait
     done = attrs.evolve(state, portrait=None)
-    if plan is None:
+    if plan is None or portrait is None:
         return done
-    _run(streamer, state, plan, state.portrait, audio, [CLEAN])
+    _run(streamer, state, plan, portrait, audio, [CLEAN])
     return done.counting(1)
 
 

@@ -15,12 +15,20 @@ class AnchorCache(Protocol[AnchorsT]):
     memory, and the plans made here say which slot is read, at which position, and written.
     """
 
-    num_slots: int
-    """Slots of memory one stream needs."""
-    zero_anchor_audio: bool
-    """Whether the style anchor is made with zero audio rows, as in the paper."""
-    remembers: bool
-    """Whether emitted blocks are remembered at all; if not, no clean pass is run."""
+    @property
+    def num_slots(self) -> int:
+        """Slots of memory one stream needs."""
+        ...
+
+    @property
+    def zero_anchor_audio(self) -> bool:
+        """Whether the style anchor is made with zero audio rows, as in the paper."""
+        ...
+
+    @property
+    def remembers(self) -> bool:
+        """Whether emitted blocks are remembered at all; if not, no clean pass is run."""
+        ...
 
     def open(self) -> AnchorsT:
         """Return the bookkeeping of a stream that has emitted nothing."""

@@ -15,10 +15,15 @@ class AudioEncoder(Protocol[StateT]):
     Silence is an input like any other; zero rows mean "no audio" and are never made here.
     """
 
-    feature_dim: int
-    """Width of a row."""
-    lookahead_samples: int
-    """Samples after a video frame that its row still depends on."""
+    @property
+    def feature_dim(self) -> int:
+        """Width of a row."""
+        ...
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Samples after a video frame that its row still depends on."""
+        ...
 
     def open(self, num_streams: int) -> StateT:
         """Return the state before the first sample."""

@@ -53,14 +53,25 @@ class Emitted:
 class WindowScheduler(Protocol):
     """Lets blocks in at the tail, brings them down the ladder, lets them out at the head."""
 
-    num_slots: int
-    """L: blocks a full window holds."""
-    num_passes: int
-    """N: denoising passes of one step."""
-    sigmas: Sigmas
-    """Noise levels of the ladder, from rung 0 to the top."""
-    timesteps: Sequence[float]
-    """What the network is told for each rung, from rung 0 to the top."""
+    @property
+    def num_slots(self) -> int:
+        """L: blocks a full window holds."""
+        ...
+
+    @property
+    def num_passes(self) -> int:
+        """N: denoising passes of one step."""
+        ...
+
+    @property
+    def sigmas(self) -> Sigmas:
+        """Noise levels of the ladder, from rung 0 to the top."""
+        ...
+
+    @property
+    def timesteps(self) -> Sequence[float]:
+        """What the network is told for each rung, from rung 0 to the top."""
+        ...
 
     def admit(self, window: Window, noise: Latents, audio: AudioVectors, block: int) -> Window:
         """Put fresh noise and its audio at the tail; StreamEndedError once it has drained."""
