@@ -51,7 +51,7 @@ def test_yaml_and_toml_say_the_same(check, catalog):
         audio_encoder = {use = "tiny"}
         image_encoder = {use = "tiny"}
         noise_schedule = {use = "tiny"}
-        window_scheduler = {use = "local_future", window_blocks = 3, num_passes = 1}
+        window_scheduler = {use = "local_future", num_slots = 3, num_passes = 1}
         anchor_cache = {use = "dual_anchor"}
         denoiser = {use = "tiny"}
         decoder = {use = "tiny"}
@@ -122,10 +122,10 @@ def test_an_unknown_preset_names_the_closest(catalog):
 
 
 def test_a_file_may_extend_a_preset_and_change_one_option(check):
-    text = "extends: tiny\nname: mine\nwindow_scheduler: {window_blocks: 2}\n"
+    text = "extends: tiny\nname: mine\nwindow_scheduler: {num_slots: 2}\n"
     pipeline = check(text).pipeline
     assert pipeline.spec.name == "mine"
-    assert pipeline.stages["window_scheduler"].config.window_blocks == 2
+    assert pipeline.stages["window_scheduler"].config.num_slots == 2
     assert pipeline.stages["window_scheduler"].config.num_passes == 1
 
 
@@ -134,11 +134,11 @@ def test_files_that_extend_each_other_are_refused(check):
 
 
 def test_an_override_reaches_an_option_and_a_typo_is_caught(check):
-    good = check(overrides=parse_overrides(["window_scheduler.window_blocks=2"]))
-    assert good.pipeline.stages["window_scheduler"].config.window_blocks == 2
+    good = check(overrides=parse_overrides(["window_scheduler.num_slots=2"]))
+    assert good.pipeline.stages["window_scheduler"].config.num_slots == 2
     bad = check(overrides=parse_overrides(["window_scheduler.window_block=2"]))
     assert codes(bad) == [("unknown_key", "window_scheduler.window_block")]
-    worse = check(overrides=parse_overrides(["windowscheduler.window_blocks=2"]))
+    worse = check(overrides=parse_overrides(["windowscheduler.num_slots=2"]))
     assert worse.problems[0].suggestion == "window_scheduler: ..."
     assert [p.code for p in check(overrides={"name.first": 1}).problems] == ["bad_override"]
 
@@ -237,7 +237,7 @@ def test_explain_adds_up_blocks_and_look_ahead_and_writes_json_and_mermaid(check
     assert (told.latency.block_ms, told.latency.lookahead_ms) == (160, 320)
     assert told.latency.total_ms == 480
     assert told.frames_per_block == 4 and told.samples_per_block == 2560
-    assert told.window["window_blocks"] == 3
+    assert told.window["num_slots"] == 3
     denoiser = next(n for n in told.nodes if n.name == "denoiser")
     assert [p.kind for p in denoiser.parts] == [
         "noise_schedule",

@@ -82,14 +82,16 @@ def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
     if name == "audio_encoder":
         return HearRunner(built[name])
     if name == "denoiser":
-        return DenoiseRunner(_streamer(built), pipeline.geometry)
+        return DenoiseRunner(_streamer(built, pipeline.geometry.block_latents), pipeline.geometry)
     if name == "decoder":
         return DecodeRunner(built[name])
     return NodeRunner(built[name])
 
 
-def _streamer(built: Mapping[str, Any]) -> Any:
-    return Streamer(built["window_scheduler"], built["denoiser"], built["anchor_cache"])
+def _streamer(built: Mapping[str, Any], block_latents: int) -> Streamer[Any]:
+    return Streamer(
+        built["window_scheduler"], built["denoiser"], built["anchor_cache"], block_latents
+    )
 
 
 def _size(value: Any, fallback: int) -> int:

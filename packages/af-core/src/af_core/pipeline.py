@@ -10,7 +10,7 @@ The avatar holds weights, the state holds memory: one avatar serves any number o
 be cut into chunks of any size; the video does not depend on the cut.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from af_core.assembly import assemble
-from af_core.errors import StreamInputError
+from af_core.errors import StreamEndedError, StreamInputError
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
@@ -87,14 +87,16 @@ class Avatar:
     device: str = "cpu"
 
     @torch.inference_mode()
-    def open(self, portrait: Tensor, *, seed: int = 0) -> AvatarState:
+    def open(self, portrait: Tensor, *, seed: int | Sequence[int] = 0) -> AvatarState:
         """Begin streams, one for each portrait.
 
-        ``portrait`` is uint8 [H, W, 3] or [b, H, W, 3] of the size in ``info``. ``seed`` decides the
-        noise: the same seed and speech give the same video.
+        ``portrait`` is uint8 [H, W, 3] or [b, H, W, 3] of the pipeline's size. ``seed`` decides the
+        noise, one for all streams or one each: the same seed and speech give the same video,
+        whatever else is in the batch.
         """
         images = self._checked_portrait(portrait).to(self.device)
-        opening = Opening(len(images), self.encode_portrait.encode(images), seed)
+        seeds = (seed,) * len(images) if isinstance(seed, int) else tuple(seed)
+        opening = Opening(len(images), self.encode_portrait.encode(images), seeds)
         states = {name: runner.open(opening) for name, runner in self.runners.items()}
         return AvatarState(states, num_streams=len(images))
 
@@ -106,7 +108,7 @@ class Avatar:
         [b, m, H, W, 3] with m >= 0: whole blocks, once their look-ahead has been heard.
         """
         if state.is_finished:
-            raise StreamInputError("These streams were flushed and have ended; open new ones.")
+            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         samples = self._checked_samples(state, samples)
         frames, nodes = self._run(state.nodes, samples.to(self.device), last=False)
         return self._handed_out(state, frames, nodes, samples.shape[1], finished=False)
@@ -127,7 +129,7 @@ class Avatar:
         return self._handed_out(state, frames, nodes, 0, finished=True)
 
     def stream(
-        self, portrait: Tensor, chunks: Iterable[Tensor], *, seed: int = 0
+        self, portrait: Tensor, chunks: Iterable[Tensor], *, seed: int | Sequence[int] = 0
     ) -> Iterator[Tensor]:
         """Yield the frames of a whole utterance, chunk by chunk, as they become ready."""
         state = self.open(portrait, seed=seed)

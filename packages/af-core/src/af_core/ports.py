@@ -76,6 +76,8 @@ class Declaration:
     """Latent frames whose keys and values this stage keeps (anchor caches, window schedulers)."""
     bytes_per_latent: int = 0
     """Bytes of keys and values for one latent frame (denoisers)."""
+    num_rungs: int = 0
+    """Rungs that the ladder of noise levels must have (window schedulers)."""
     facts: Mapping[str, Any] = attrs.field(factory=dict)
     """Settings worth showing, in words: ``{"window": "4 blocks", "ladder": [1.0, 0.5]}``."""
 

@@ -4,7 +4,7 @@ The face is ``open`` / ``step`` / ``flush`` over named tensors, so the avatar's 
 nodes of integrators are driven by one loop. Weights stay in the stages, memory in the states.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from af_core.geometry import Geometry
+from af_core.streaming import Streamer
 
 Values = Mapping[str, Tensor]
 """Tensors by port name; the first axis is the stream, the second is time."""
@@ -24,7 +25,8 @@ class Opening:
     num_streams: int
     portrait: Tensor
     """Normalised latents of the portraits, [b, 1, c, h, w]."""
-    seed: int
+    seeds: Sequence[int]
+    """Seed of the noise of each stream."""
 
 
 class Runner(Protocol):
@@ -76,12 +78,12 @@ class _Pending:
 class DenoiseRunner:
     """The streaming algorithm: rows are grouped into blocks, each step may emit one block."""
 
-    streamer: Any
+    streamer: Streamer[Any]
     geometry: Geometry
 
     def open(self, opening: Opening) -> _Pending:
         """Start the stream from the portrait's latent [b, 1, c, h, w]."""
-        stream = self.streamer.open(opening.portrait, seed=opening.seed)
+        stream = self.streamer.open(opening.portrait, seeds=opening.seeds)
         return _Pending(torch.empty(opening.num_streams, 0, 0), stream)
 
     def step(self, state: _Pending, inputs: Values) -> tuple[dict[str, Tensor], _Pending]:
@@ -97,7 +99,7 @@ class DenoiseRunner:
     def flush(self, state: _Pending) -> tuple[dict[str, Tensor], _Pending]:
         """Drain the window."""
         ready, stream = [], state.stream
-        while not self.streamer.is_empty(stream):
+        while len(stream.window):
             block, stream = self.streamer.step(stream, None)
             ready += [] if block is None else [block]
         return _latents(ready), _Pending(state.rows, stream)

@@ -7,7 +7,7 @@ import msgspec
 from af_core.geometry import SAMPLES_PER_FRAME, VIDEO_FPS
 from af_core.graph.checked import PARTS, Pipeline, Stage
 from af_core.graph.graph import Graph, Node
-from af_core.graph.wiring import counted_parameters, weights_file
+from af_core.graph.wiring import counted_parameters, ladder, weights_file
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -139,6 +139,9 @@ def window_facts(pipeline: Pipeline) -> dict[str, Any]:
     facts: dict[str, Any] = {"block_latents": pipeline.geometry.block_latents}
     for kind in PARTS:
         facts.update(_facts(pipeline, pipeline.stages[kind]))
+        if kind == "window_scheduler" and (levels := ladder(pipeline.stages, pipeline.geometry)):
+            facts["ladder"] = levels
+    facts.update(pipeline.stages["denoiser"].config.declare(pipeline.geometry).facts)
     return facts
 
 

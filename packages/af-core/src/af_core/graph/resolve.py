@@ -14,7 +14,13 @@ from af_core.graph.placement import placement_problems
 from af_core.graph.reading import Document, read_document, with_overrides
 from af_core.graph.spec import STAGE_KEYS, PipelineSpec
 from af_core.graph.strict import decode
-from af_core.graph.wiring import STANDARD_EDGES, denoiser_declaration, sources, weights_problems
+from af_core.graph.wiring import (
+    STANDARD_EDGES,
+    denoiser_declaration,
+    ladder_problems,
+    sources,
+    weights_problems,
+)
 from af_core.plugins.loading import load_catalog
 from af_core.plugins.registry import Catalog
 from af_core.problems import Problem, unknown
@@ -75,6 +81,7 @@ def resolve(
     problems += graph.problems()
     problems += _output_problems(graph, spec.output)
     problems += placement_problems(spec.placement, [node.name for node in graph.nodes])
+    problems += ladder_problems(stages, geometry)
     problems += weights_problems(stages)
     origin = document.origin if document else ""
     provider = document.provider if document else ""

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
+from af_core.errors import AvatarForcingError
 from af_core.problems import Problem, did_you_mean, unknown
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -37,7 +38,7 @@ def decode(data: object, struct: type[StructT], path: str) -> tuple[StructT | No
         return None, problems
     try:
         return struct(**values), []
-    except (ValueError, TypeError, msgspec.ValidationError) as e:
+    except (AvatarForcingError, ValueError, TypeError, msgspec.ValidationError) as e:
         return None, [Problem("bad_value", path, str(e))]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 
+from af_core.errors import AvatarForcingError
 from af_core.geometry import Geometry
 from af_core.graph.checked import PARTS, Stage
 from af_core.graph.graph import Node
@@ -53,6 +54,26 @@ def denoiser_declaration(geometry: Geometry, stages: Mapping[str, Stage]) -> Dec
         bytes_per_stream=own.bytes_per_stream + held * own.bytes_per_latent,
         latents_held=held,
     )
+
+
+def ladder(stages: Mapping[str, Stage], geometry: Geometry) -> list[float] | None:
+    """Return the noise levels, noisiest first; None if the schedule cannot tell without torch.
+
+    A schedule's config may have ``preview_ladder(num_rungs)``, which raises ``ConfigError`` for a
+    ladder that does not fit the window.
+    """
+    preview = getattr(stages["noise_schedule"].config, "preview_ladder", None)
+    num_rungs = stages["window_scheduler"].config.declare(geometry).num_rungs
+    return list(preview(num_rungs)) if callable(preview) and num_rungs else None
+
+
+def ladder_problems(stages: Mapping[str, Stage], geometry: Geometry) -> list[Problem]:
+    """Return why the noise schedule cannot serve the window, if it cannot."""
+    try:
+        ladder(stages, geometry)
+    except AvatarForcingError as e:
+        return [Problem("bad_ladder", "noise_schedule", str(e))]
+    return []
 
 
 def weights_problems(stages: Mapping[str, Stage]) -> list[Problem]:

@@ -16,7 +16,7 @@ def tiny_avatar(**overrides: object) -> Avatar:
     """Return a complete avatar of tiny stages, 48 x 32 pixels, blocks of one latent frame.
 
     Keywords override keys of its pipeline, a double underscore for each dot:
-    ``tiny_avatar(window_scheduler__window_blocks=2)``.
+    ``tiny_avatar(window_scheduler__num_slots=2)``.
     """
     catalog = load_catalog(candidates=[], extra=[("tiny", tiny_plugin)])
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}

@@ -4,14 +4,25 @@ from pathlib import Path
 
 from af_core import presets
 from af_core.plugins.builtin.engine import (
-    CausalWindowOptions,
+    CausalOptions,
     DualAnchorOptions,
     LocalFutureOptions,
     RectifiedFlowOptions,
 )
-from af_core.plugins.hookspecs import Register, RegisterPreset, hookimpl
+from af_core.plugins.builtin.networks import (
+    CausalWanOptions,
+    TinyVAEDecoderOptions,
+    TinyVAEImageOptions,
+)
+from af_core.plugins.hookspecs import API_VERSION, Register, RegisterPreset, hookimpl
 
-af_plugin_api = 1
+af_plugin_api = API_VERSION
+
+
+@hookimpl
+def af_register_image_encoders(register: Register) -> None:
+    """Offer the encoder of the tiny autoencoder."""
+    register("tiny_vae", TinyVAEImageOptions)
 
 
 @hookimpl
@@ -24,12 +35,25 @@ def af_register_noise_schedules(register: Register) -> None:
 def af_register_window_schedulers(register: Register) -> None:
     """Offer the local future and the causal window."""
     register("local_future", LocalFutureOptions)
+    register("causal", CausalOptions)
 
 
 @hookimpl
 def af_register_anchor_caches(register: Register) -> None:
     """Offer the dual anchor."""
     register("dual_anchor", DualAnchorOptions)
+
+
+@hookimpl
+def af_register_denoisers(register: Register) -> None:
+    """Offer the causal Wan network."""
+    register("causal_wan", CausalWanOptions)
+
+
+@hookimpl
+def af_register_decoders(register: Register) -> None:
+    """Offer the decoder of the tiny autoencoder."""
+    register("tiny_vae", TinyVAEDecoderOptions)
 
 
 @hookimpl

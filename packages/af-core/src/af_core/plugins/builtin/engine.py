@@ -1,56 +1,138 @@
-"""Options of the stages that make up the streaming algorithm."""
+"""Options of the stages that make up the streaming algorithm, as they stand in a pipeline file."""
 
 from typing import Any
 
-import msgspec
-
-from af_core.geometry import VIDEO_FPS, Geometry
+from af_core.anchors.config import DualAnchorConfig
+from af_core.errors import ConfigError
+from af_core.geometry import Geometry
 from af_core.plugins.contract import BuildContext
 from af_core.ports import Declaration
+from af_core.schedules.config import RectifiedFlowConfig
+from af_core.windows.config import CausalConfig, LocalFutureConfig
+
+NUM_TIMESTEPS = 1000
+"""Entries of the published training table."""
 
 
-class RectifiedFlowOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Straight paths between data and noise (Liu et al., 2023)."""
+class RectifiedFlowOptions(RectifiedFlowConfig, frozen=True, forbid_unknown_fields=True):
+    """Rectified flow: straight paths between data and noise."""
 
-    shift: float = 5.0
-    """How far the levels are pushed towards noise."""
+    def preview_ladder(self, num_rungs: int) -> list[float]:
+        """Return the noise levels, noisiest first, in plain numbers; torch's are the judge."""
+        if self.levels is not None:
+            if len(self.levels) != num_rungs:
+                raise ConfigError(
+                    f"The ladder has {len(self.levels)} levels, but the window needs {num_rungs}: "
+                    "one for each pass of each block in it. Give as many levels, or change "
+                    "num_slots or num_passes."
+                )
+            return list(self.levels)
+        even = [NUM_TIMESTEPS * (num_rungs - i) // num_rungs for i in range(num_rungs)]
+        steps = list(self.steps) if len(self.steps) == num_rungs else even
+        if not self.warp:
+            return [step / NUM_TIMESTEPS for step in steps]
+        bases = [step / NUM_TIMESTEPS for step in steps]
+        return [self.shift * base / (1 + (self.shift - 1) * base) for base in bases]
 
     def build(self, context: BuildContext) -> Any:
         """Build the schedule."""
+        from af_core.schedules.rectified_flow import RectifiedFlow
+
+        return RectifiedFlow(self)
 
 
-class LocalFutureOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The local-future window of AvatarForcing: L blocks, each one rung noisier than the last."""
+class LocalFutureOptions(LocalFutureConfig, frozen=True, forbid_unknown_fields=True):
+    """The local future of AvatarForcing: L blocks at L noise levels, denoised jointly."""
 
-    window_blocks: int = 4
-    """L: blocks denoised together."""
-    num_passes: int = 1
-    """N: passes of the network per block that is emitted."""
+    def __post_init__(self) -> None:
+        """Refuse windows without blocks or passes."""
+        _require_positive(num_slots=self.num_slots, num_passes=self.num_passes)
 
     def declare(self, geometry: Geometry) -> Declaration:
-        """Return the delay: a block must fill, then L - 1 more must be heard."""
-        block_ms = 1000 * geometry.frames_per_block / VIDEO_FPS
+        """Return the delay: a block must be heard, and then the L - 1 after it."""
+        ahead = (self.num_slots - 1) * geometry.block_ms
         return Declaration(
-            block_ms=block_ms,
-            lookahead_ms=(self.window_blocks - 1) * block_ms,
-            latents_held=self.window_blocks * geometry.block_latents,
-            facts={"window_blocks": self.window_blocks, "num_passes": self.num_passes},
+            block_ms=geometry.block_ms,
+            lookahead_ms=ahead,
+            num_rungs=self.num_slots * self.num_passes,
+            facts={
+                "window": f"{_count(self.num_slots, 'block')}, the last {self.num_slots - 1} of "
+                f"them are local future ({ahead} ms)",
+                "passes": f"{_count(self.num_passes, 'pass', 'passes')} of the network per block",
+            },
         )
 
     def build(self, context: BuildContext) -> Any:
         """Build the scheduler."""
+        from af_core.windows.local_future import LocalFutureScheduler
+
+        return LocalFutureScheduler(context.stages["noise_schedule"], self)
 
 
-class CausalWindowOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One block at a time."""
+class CausalOptions(CausalConfig, frozen=True, forbid_unknown_fields=True):
+    """One block at a time down the whole ladder, as in Self-Forcing: no look-ahead."""
 
-
-class DualAnchorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The dual anchor."""
+    def __post_init__(self) -> None:
+        """Refuse windows without passes."""
+        _require_positive(num_passes=self.num_passes)
 
     def declare(self, geometry: Geometry) -> Declaration:
-        """Return the latents held."""
-        return Declaration(latents_held=5)
+        """Return the delay: one block."""
+        return Declaration(
+            block_ms=geometry.block_ms,
+            num_rungs=self.num_passes,
+            facts={
+                "window": "1 block, no future",
+                "passes": f"{_count(self.num_passes, 'pass', 'passes')} of the network per block",
+            },
+        )
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the scheduler."""
+        from af_core.windows.causal import CausalScheduler
+
+        return CausalScheduler(context.stages["noise_schedule"], self)
+
+
+class DualAnchorOptions(DualAnchorConfig, frozen=True, forbid_unknown_fields=True):
+    """The portrait and the newest clean frames, at positions relative to the window."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative budget."""
+        if self.temporal_budget < 0:
+            raise ConfigError(f"temporal_budget={self.temporal_budget}: 0 latent frames or more.")
+
+    def declare(self, geometry: Geometry) -> Declaration:
+        """Return the latent frames whose keys and values are held."""
+        style = (
+            f"the portrait, {self.offset:+d} from the context"
+            if self.style_anchor and self.reindex
+            else "the portrait, at absolute index 0"
+            if self.style_anchor
+            else "none"
+        )
+        return Declaration(
+            latents_held=int(self.style_anchor) + self.temporal_budget,
+            facts={
+                "style anchor": style,
+                "temporal anchor": f"the last {_count(self.temporal_budget, 'clean latent frame')}"
+                if self.temporal_budget
+                else "none",
+            },
+        )
 
     def build(self, context: BuildContext) -> Any:
         """Build the cache."""
+        from af_core.anchors.dual_anchor import DualAnchorCache
+
+        return DualAnchorCache(self)
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1.")
+
+
+def _count(number: int, word: str, plural: str | None = None) -> str:
+    return f"{number} {word if number == 1 else plural or word + 's'}"

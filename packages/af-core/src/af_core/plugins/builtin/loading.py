@@ -1,0 +1,73 @@
+"""Builds the built-in networks; the only module of the built-ins that imports torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+import torch
+from torch import nn
+
+from af_core.decoders.tiny_vae import TinyVAEDecoder, TinyVAEImageEncoder
+from af_core.models.causal_wan import CausalWan
+from af_core.models.tiny_vae import TinyVAE
+from af_core.models.tiny_vae_config import TinyVAEConfig
+from af_core.models.wan_config import CausalWanConfig
+from af_core.plugins.builtin.networks import CausalWanOptions, TinyVAEOptions
+from af_core.plugins.contract import BuildContext
+from af_core.weights.avatarforcing import load_causal_wan
+from af_core.weights.files import load, read_tensors
+
+ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def shape_of(options: ConfigT, config: type[ConfigT]) -> ConfigT:
+    """Return the part of the options that is the network's own config."""
+    return config(**{name: getattr(options, name) for name in config.__struct_fields__})
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw initial weights from this seed and leave torch's own generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def ready(module: ModuleT, context: BuildContext, dtype: torch.dtype) -> ModuleT:
+    """Return the module frozen, on its device and in its type."""
+    return module.to(device=context.device, dtype=dtype).eval().requires_grad_(False)
+
+
+def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
+    """Return the denoising network in the pipeline's precision, on its device."""
+    config = shape_of(options, CausalWanConfig)
+    with seeded(options.seed):
+        network = CausalWan(config)
+    if options.weights is not None:
+        load_causal_wan(network, read_tensors(options.weights), options.weights, options.lora_alpha)
+    return ready(network, context, getattr(torch, context.precision))
+
+
+def tiny_vae_decoder(options: TinyVAEOptions, context: BuildContext) -> TinyVAEDecoder:
+    """Return the decoder half; the encoder's weights are let go."""
+    vae = _tiny_vae(options, context)
+    vae.encoder = nn.Sequential()
+    return TinyVAEDecoder(vae)
+
+
+def tiny_vae_image_encoder(options: TinyVAEOptions, context: BuildContext) -> TinyVAEImageEncoder:
+    """Return the encoder half; the decoder's weights are let go."""
+    vae = _tiny_vae(options, context)
+    vae.decoder = nn.Sequential()
+    return TinyVAEImageEncoder(vae)
+
+
+def _tiny_vae(options: TinyVAEOptions, context: BuildContext) -> TinyVAE:
+    config = shape_of(options, TinyVAEConfig)
+    with seeded(options.seed):
+        vae = TinyVAE(config)
+    if options.weights is not None:
+        load(vae, options.weights)
+    return ready(vae, context, torch.float32)

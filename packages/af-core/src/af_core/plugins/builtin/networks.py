@@ -1,0 +1,138 @@
+"""Options of the networks: their shape, and the safetensors file with their weights."""
+
+from typing import Any
+
+from af_core.geometry import Geometry
+from af_core.models.tiny_vae_config import TinyVAEConfig
+from af_core.models.wan_config import CausalWanConfig
+from af_core.plugins.contract import BuildContext
+from af_core.ports import (
+    Declaration,
+    Port,
+    feature_rows,
+    latent_frames,
+    portrait_image,
+    portrait_latent,
+    video_frames,
+)
+
+BYTES_OF_KEYS = 4
+"""Bytes of one number of a key or value, in float32."""
+
+
+class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True):
+    """The causal Wan network; without weights it is initialised from ``seed``, for tests."""
+
+    weights: str | None = None
+    """Safetensors file with its state dict, relative to the pipeline file."""
+    lora_alpha: float = 64.0
+    """Strength of low-rank adapters found in the file, which are merged: alpha / rank."""
+    seed: int = 0
+    """Seed of the initial weights when there is no file."""
+
+    def declare(self, geometry: Geometry) -> Declaration:
+        """Return rows and the portrait in, blocks of latents out; keys and values per latent."""
+        channels = self.out_channels
+        return Declaration(
+            (
+                Port("rows", feature_rows(self.audio_dim)),
+                Port("portrait", portrait_latent(geometry, self.reference_channels)),
+            ),
+            (Port("latents", latent_frames(geometry, channels, geometry.block_latents)),),
+            num_parameters=num_parameters(self),
+            bytes_per_latent=2
+            * BYTES_OF_KEYS
+            * self.num_layers
+            * geometry.tokens_per_latent
+            * self.dim,
+            facts={
+                "network": f"{self.num_layers} layers of width {self.dim}, {self.num_heads} heads, "
+                f"predicts {self.prediction}"
+            },
+        )
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the network and load its weights."""
+        from af_core.plugins.builtin.loading import causal_wan
+
+        return causal_wan(self, context)
+
+
+class TinyVAEOptions(TinyVAEConfig, frozen=True, forbid_unknown_fields=True):
+    """The tiny video autoencoder; without weights it is initialised from ``seed``, for tests."""
+
+    weights: str | None = None
+    """Safetensors file with its state dict, relative to the pipeline file."""
+    seed: int = 0
+    """Seed of the initial weights when there is no file."""
+
+
+class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=True):
+    """The decoder half of the tiny video autoencoder."""
+
+    def declare(self, geometry: Geometry) -> Declaration:
+        """Return latents in, frames out."""
+        require_stride(self, geometry)
+        return Declaration(
+            (Port("latents", latent_frames(geometry, self.latent_channels)),),
+            (Port("frames", video_frames(geometry)),),
+        )
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the decoder and load its weights."""
+        from af_core.plugins.builtin.loading import tiny_vae_decoder
+
+        return tiny_vae_decoder(self, context)
+
+
+class TinyVAEImageOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=True):
+    """The encoder half of the tiny video autoencoder, for portraits."""
+
+    def declare(self, geometry: Geometry) -> Declaration:
+        """Return a picture in, one latent out."""
+        require_stride(self, geometry)
+        return Declaration(
+            (Port("image", portrait_image(geometry)),),
+            (Port("latent", portrait_latent(geometry, self.latent_channels)),),
+        )
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the encoder and load its weights."""
+        from af_core.plugins.builtin.loading import tiny_vae_image_encoder
+
+        return tiny_vae_image_encoder(self, context)
+
+
+def require_stride(config: TinyVAEConfig, geometry: Geometry) -> None:
+    """Refuse an autoencoder whose stride is not that of the geometry."""
+    if config.spatial_stride != geometry.spatial_stride:
+        raise ValueError(
+            f"This autoencoder has {config.spatial_stride} pixels per latent cell, the geometry "
+            f"has {geometry.spatial_stride}. Write geometry.spatial_stride: "
+            f"{config.spatial_stride}."
+        )
+
+
+def num_parameters(c: CausalWanConfig) -> int:
+    """Return the number of weights of the network, counted from its shape."""
+    attention = 4 * (c.dim * c.dim + c.dim) + (2 * c.dim if c.qk_norm else 0)
+    cross = attention + 2 * c.dim if c.text_dim is not None else 0
+    ffn = 2 * c.dim * c.ffn_dim + c.ffn_dim + c.dim
+    layers = c.num_layers * (attention + cross + ffn + 6 * c.dim)
+    cell = c.patch**2
+    patches = c.in_channels * cell * c.dim + c.dim
+    time = c.freq_dim * c.dim + c.dim + c.dim * c.dim + c.dim + 6 * (c.dim * c.dim + c.dim)
+    head = c.dim * cell * c.out_channels + cell * c.out_channels + 2 * c.dim
+    text = 0 if c.text_dim is None else c.text_dim * c.dim + c.dim + c.dim * c.dim + c.dim
+    return layers + patches + time + head + text + _audio(c)
+
+
+def _audio(c: CausalWanConfig) -> int:
+    places = len(c.injected_layers)
+    if not places:
+        return 0
+    packed = 4 * c.audio_dim
+    norm = 2 * c.audio_hidden
+    return (
+        packed * c.audio_hidden + c.audio_hidden + norm + places * (c.audio_hidden * c.dim + c.dim)
+    )
