@@ -21,12 +21,9 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decoder_blocks: tuple[int, ...] = (3, 3, 3)
     decoder_time: tuple[int, ...] = (1, 2, 2)
     decoder_space: tuple[int, ...] = (2, 2, 2)
-    shortcut: bool = False
-    """Add a linear path around the encoder and around the decoder: one patch, one latent.
-
-    Started at the principal components of patches (``start_from_components``) it spares a network
-    without norms its slowest thousands of training steps.
-    """
+    pre_norm: bool = False
+    """Residual blocks normalise each pixel first and add their change last, without a ReLU: trains
+    from scratch several times faster. The public weights were made without it."""
     latent_mean: tuple[float, ...] | None = None
     """Per channel; a denoiser works on ``(latent - mean) / std``. None: raw latents."""
     latent_std: tuple[float, ...] | None = None
@@ -35,11 +32,6 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def spatial_stride(self) -> int:
         """Pixels per latent along each side."""
         return self.patch_size * math.prod(self.decoder_space)
-
-    @property
-    def patch_values(self) -> int:
-        """Numbers in the patch of video that one latent pixel stands for."""
-        return 3 * self.spatial_stride**2 * self.temporal_stride
 
     @property
     def temporal_stride(self) -> int:

@@ -1,0 +1,199 @@
+"""A tiny causal video autoencoder with explicit streaming state, after TAEHV's layout.
+
+Frames become latents at a quarter of the rate; the first frame stands alone. Every block sees the
+present and one frame of the past, so streaming keeps one frame per block and nothing else, and
+any cut of a video into chunks gives the same latents and the same pixels. State-dict names are
+those of the public ``taew2_1`` weights, which the default configuration fits.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from af_core.models.tiny_vae_config import TinyVAEConfig as TinyVAEConfig
+
+Memory = tuple[Tensor, ...]
+"""What one stream remembers: each memory block's view of the newest frame, ``[b, c, h, w]``."""
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=bias)
+
+
+class MemBlock(nn.Module):
+    """A residual block that sees the present frame and the one before it."""
+
+    def __init__(self, channels: int, pre_norm: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.pre_norm = pre_norm
+        activation = nn.SiLU if pre_norm else nn.ReLU
+        self.conv = nn.Sequential(
+            _conv(2 * channels, channels),
+            activation(),
+            _conv(channels, channels),
+            activation(),
+            _conv(channels, channels),
+        )
+
+    def forward(self, x: Tensor, before: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
+        """Map frames ``[t * b, c, h, w]``; ``before`` is what the last call returned beside them.
+
+        A convolution of the joined channels (present, past) is the sum of one of each; that of
+        the past is the other's, one frame late. So nothing is joined, and each frame is read once.
+        """
+        first = self.conv[0]
+        both = torch.cat([first.weight[:, : self.channels], first.weight[:, self.channels :]], 0)
+        inner = F.silu(_unit_pixels(x)) if self.pre_norm else x
+        present, past = F.conv2d(inner, both, padding=1).split(self.channels, 1)
+        if before is None:
+            before = torch.zeros_like(past[:batch])
+        joint = present + torch.cat([before, past[:-batch]], 0) + first.bias[:, None, None]
+        out = self.conv[1:](joint) + x
+        return (out if self.pre_norm else F.relu(out)), past[-batch:]
+
+
+class TPool(nn.Module):
+    """Joins every ``stride`` frames into one."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(channels * stride, channels, 1, bias=False)
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        """Map ``[t * b, c, h, w]`` to ``[t / stride * b, c, h, w]``."""
+        grouped = x.unflatten(0, (-1, self.stride, batch)).transpose(1, 2).flatten(2, 3)
+        return self.conv(_packed(grouped.flatten(0, 1)))
+
+
+class TGrow(nn.Module):
+    """Splits every frame into ``stride`` frames."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(channels, channels * stride, 1, bias=False)
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        """Map ``[t * b, c, h, w]`` to ``[t * stride * b, c, h, w]``."""
+        grown = self.conv(x)
+        if self.stride == 1:
+            return grown
+        split = grown.unflatten(1, (self.stride, -1)).unflatten(0, (-1, batch))
+        return _packed(split.transpose(1, 2).flatten(0, 2))
+
+
+def _unit_pixels(x: Tensor) -> Tensor:
+    """Scale each pixel's channels to unit mean square."""
+    return x * x.float().square().mean(1, keepdim=True).add(1e-4).rsqrt().to(x.dtype)
+
+
+def _packed(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class Clamp(nn.Module):
+    """Softly bounds latents to -3..3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``3 tanh(x / 3)``."""
+        return torch.tanh(x / 3) * 3
+
+
+def _encoder(config: TinyVAEConfig) -> nn.Sequential:
+    widths = config.encoder_channels
+    layers: list[nn.Module] = [_conv(3 * config.patch_size**2, widths[0]), nn.ReLU()]
+    stages = zip(config.encoder_blocks, config.encoder_time, config.encoder_space, strict=True)
+    for i, (num_blocks, time, space) in enumerate(stages):
+        layers += [TPool(widths[i], time), _conv(widths[i], widths[i + 1], space, bias=False)]
+        layers += [MemBlock(widths[i + 1], config.pre_norm) for _ in range(num_blocks)]
+    layers.append(_conv(widths[-1], config.latent_channels))
+    return nn.Sequential(*layers)
+
+
+def _decoder(config: TinyVAEConfig) -> nn.Sequential:
+    widths = config.decoder_channels
+    layers: list[nn.Module] = [Clamp(), _conv(config.latent_channels, widths[0]), nn.ReLU()]
+    stages = zip(config.decoder_blocks, config.decoder_time, config.decoder_space, strict=True)
+    for i, (num_blocks, time, space) in enumerate(stages):
+        layers += [MemBlock(widths[i], config.pre_norm) for _ in range(num_blocks)]
+        layers += [nn.Upsample(scale_factor=space), TGrow(widths[i], time)]
+        layers.append(_conv(widths[i], widths[i + 1], bias=False))
+    layers += [nn.ReLU(), _conv(widths[-1], 3 * config.patch_size**2)]
+    return nn.Sequential(*layers)
+
+
+def _initialise(model: "TinyVAE") -> None:
+    """Start with signals of even size, residual blocks that do nothing, and grey pictures."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, MemBlock):
+            nn.init.zeros_(module.conv[-1].weight)
+    last = model.decoder[-1]
+    nn.init.normal_(last.weight, std=0.2 / last.weight[0].numel() ** 0.5)
+    nn.init.constant_(last.bias, 0.6)
+
+
+def _run(layers: nn.Sequential, video: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+    """Run ``[b, t, c, h, w]`` through the layers with time outermost, so that time is a shift."""
+    batch = len(video)
+    x = _packed(video.transpose(0, 1).flatten(0, 1))
+    kept: list[Tensor] = []
+    for layer in layers:
+        if isinstance(layer, MemBlock):
+            x, newest = layer(x, None if memory is None else memory[len(kept)], batch)
+            kept.append(newest)
+        elif isinstance(layer, (TPool, TGrow)):
+            x = layer(x, batch)
+        else:
+            x = layer(x)
+    return x.unflatten(0, (-1, batch)).transpose(0, 1), tuple(kept)
+
+
+class TinyVAE(nn.Module):
+    """Images in 0..1 to latents and back, in chunks of any size."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: TinyVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = _encoder(config)
+        self.decoder = _decoder(config)
+        channels = config.latent_channels
+        _initialise(self)
+        mean = config.latent_mean or (0.0,) * channels
+        std = config.latent_std or (1.0,) * channels
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def encode(self, video: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
+        """Encode ``[b, t, 3, H, W]`` in 0..1 to normalised latents ``[b, t', c, h, w]``.
+
+        Without memory the video begins: its first frame stands for four equal ones, so ``t`` is
+        ``1 + 4 k`` and a still image is an ordinary latent. With memory ``t`` is ``4 k``.
+        """
+        if memory is None:
+            lead = self.config.temporal_stride - 1
+            video = torch.cat([video[:, :1].expand(-1, lead, -1, -1, -1), video], 1)
+        if self.config.patch_size > 1:
+            video = F.pixel_unshuffle(video, self.config.patch_size)
+        latents, kept = _run(self.encoder, video, memory)
+        return (latents - self.mean) / self.std, kept
+
+    def decode(self, latents: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
+        """Decode normalised latents ``[b, t, c, h, w]`` to ``[b, t', 3, H, W]``, not clamped.
+
+        Without memory the first latent gives one frame; every other latent gives four.
+        """
+        video, kept = _run(self.decoder, latents * self.std + self.mean, memory)
+        if self.config.patch_size > 1:
+            video = F.pixel_shuffle(video, self.config.patch_size)
+        if memory is None:
+            video = video[:, self.config.temporal_stride - 1 :]
+        return video, kept

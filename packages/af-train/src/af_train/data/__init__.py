@@ -1,0 +1,1 @@
+"""Training data: caches of latents, on disk, in shards."""

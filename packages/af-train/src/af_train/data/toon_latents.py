@@ -1,0 +1,105 @@
+"""Latents of the toon world: clips rendered, encoded and kept in safetensors shards.
+
+Latent ``k >= 1`` of a clip shows video frames ``4k - 3 .. 4k``, whose sound is in the audio frames
+of the same numbers; latent 0 is the frame before them.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from af_core.models.tiny_vae import TinyVAE
+from af_train.worlds.toon import Synthesiser, sample_clip
+
+NUM_LATENTS = 21
+NUM_FRAMES = 1 + 4 * (NUM_LATENTS - 1)
+CLIPS_PER_SHARD = 32
+
+
+@attrs.frozen
+class LatentClips:
+    """``n`` clips: ``latents`` float16 ``[n, 21, c, h, w]``, ``portraits`` float16 ``[n, c, h, w]``,
+    ``samples`` int16 ``[n, 81 * 640]`` and ``mouths`` float32 ``[n, 81, 5]``.
+    """
+
+    latents: Tensor
+    portraits: Tensor
+    samples: Tensor
+    mouths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def make_shards(model: TinyVAE, directory: Path, seeds: range) -> Iterator[Path]:
+    """Render and encode clips of these seeds; shards that exist are kept. Yields each as made."""
+    directory.mkdir(parents=True, exist_ok=True)
+    synthesiser = Synthesiser()
+    for first in range(seeds.start, seeds.stop, CLIPS_PER_SHARD):
+        path = directory / f"{first:08d}.safetensors"
+        if path.exists():
+            continue
+        parts = [_encode(model, synthesiser, first + i) for i in range(CLIPS_PER_SHARD)]
+        shard = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        partial = path.with_suffix(".partial")
+        save_file(shard, partial)
+        partial.replace(path)
+        yield path
+
+
+@torch.inference_mode()
+def _encode(model: TinyVAE, synthesiser: Synthesiser, seed: int) -> dict[str, Tensor]:
+    clip = sample_clip(synthesiser, seed, NUM_FRAMES)
+    stills = torch.cat([clip.portrait()[None], clip.frames()])
+    with torch.autocast("cpu", torch.bfloat16):
+        portrait, _ = model.encode(stills[None, :1].float() / 255)
+        latents, memory = model.encode(stills[None, 1:2].float() / 255)
+        parts = [latents]
+        for start in range(2, NUM_FRAMES + 1, 16):
+            chunk = stills[None, start : start + 16].float() / 255
+            latents, memory = model.encode(chunk, memory)
+            parts.append(latents)
+    samples = torch.from_numpy(clip.speech.samples * 32767).to(torch.int16)
+    return {
+        "latents": torch.cat(parts, 1)[0].half(),
+        "portraits": portrait[0, 0].half(),
+        "samples": samples,
+        "mouths": clip.mouth,
+    }
+
+
+class LatentPool:
+    """The shards of a directory, in memory; more are taken in as they appear."""
+
+    def __init__(self, directory: Path, at_least: int = 1) -> None:
+        self._directory = directory
+        self._known: set[Path] = set()
+        self._shards: list[dict[str, Tensor]] = []
+        while len(self._known) * CLIPS_PER_SHARD < at_least:
+            self._scan()
+            if len(self._known) * CLIPS_PER_SHARD < at_least:
+                time.sleep(5)
+        self.clips = self._join()
+
+    def refresh(self) -> None:
+        """Take in new shards, if any."""
+        if self._scan():
+            self.clips = self._join()
+
+    def _scan(self) -> bool:
+        new = sorted(set(self._directory.glob("*.safetensors")) - self._known)
+        self._known.update(new)
+        self._shards += [load_file(path) for path in new]
+        return bool(new)
+
+    def _join(self) -> LatentClips:
+        names = [field.name for field in attrs.fields(LatentClips)]
+        joined = {name: torch.cat([shard[name] for shard in self._shards]) for name in names}
+        if len(self._shards) > 1:
+            self._shards = [joined]
+        return LatentClips(**joined)

@@ -1,0 +1,244 @@
+"""Train the toon denoiser as it will be used: a window one rung apart over its own past.
+
+Every batch draws a history of clean latents (sometimes roughened, sometimes the network's own),
+a window of noisy ones, each at its own level, and asks for the clean window. Most windows stand on
+the ladder of inference; in most of those the noise lies on the network's own last estimates, one
+step of the rolling window before. Lips weigh more than hair, and a frozen probe reads them.
+"""
+
+import random
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from af_audio.mel import MelConvEncoder
+from af_core.geometry import SAMPLES_PER_FRAME
+from af_core.models.causal_wan import CausalWan
+from af_core.models.wan_config import CausalWanConfig
+from af_core.stages.denoiser import Plan, Segment
+from af_train.data.toon_latents import NUM_LATENTS, LatentPool
+from af_train.loop import FitConfig, Losses, fit
+from af_train.recipes.toon_audio import augment
+from af_train.recipes.toon_probe import MouthProbe, shapes_per_latent
+
+TOON_WAN = CausalWanConfig(
+    dim=256,
+    ffn_dim=1024,
+    num_layers=8,
+    num_heads=4,
+    freq_dim=128,
+    patch=4,
+    text_dim=None,
+    audio_dim=64,
+    audio_hidden=96,
+    prediction="x0",
+    rope_theta=100.0,
+)
+LADDER = (0.25, 0.5, 0.8, 1.0)
+"""Noise levels from rung 0 up."""
+BUDGET = 4
+"""Latent frames of temporal anchor."""
+_WINDOW = len(LADDER)
+_HISTORY_WEIGHTS = {0: 0.1, 1: 0.05, 2: 0.05, 3: 0.05, 4: 0.4, 6: 0.35}
+_MOUTH_WEIGHT, _EYES_WEIGHT = 10.0, 1.5
+_LIP_WEIGHTS = (3.0, 1.0, 1.0, 1.0, 1.0)
+
+
+@attrs.frozen
+class Batch:
+    """One training batch: clean latents ``[b, h + w, c, y, x]`` and what goes with them."""
+
+    latents: Tensor
+    portrait: Tensor
+    audio: Tensor
+    shapes: Tensor
+    history: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of history and window."""
+        return self.latents.shape[1]
+
+
+def training_plan(history: int, window: int) -> Plan:
+    """Portrait, history, window in one pass: each history frame sees what it saw when streamed.
+
+    The style anchor stands one frame before the oldest frame in sight (offset -1).
+    """
+    segments = [Segment(0, 1, sees_from=0)]
+    for i in range(history):
+        oldest = max(0, i - BUDGET)
+        segments.append(Segment(1 + i, 2 + i, sees_from=1 + oldest, anchor_at=oldest - history - 1))
+    oldest = max(0, history - BUDGET)
+    end = 1 + history + window
+    segments.append(
+        Segment(1 + history, end, sees_from=1 + oldest, anchor_at=oldest - history - 1)
+    )
+    positions = (0, *range(-history, window))
+    return Plan(positions, tuple(segments), num_silent=1 + history, portrait=0)
+
+
+def mouth_weights() -> Tensor:
+    """Return the weight of each latent cell, ``[16, 16]``."""
+    weights = torch.ones(16, 16)
+    weights[5:8, 3:13] = _EYES_WEIGHT
+    weights[8:13, 5:11] = _MOUTH_WEIGHT
+    return weights
+
+
+class StudentObjective:
+    """Draws batches and measures a denoiser on them."""
+
+    def __init__(self, model: CausalWan, pool: LatentPool, ears: MelConvEncoder, probe: MouthProbe) -> None:
+        self.model, self.pool, self.ears, self.probe = model, pool, ears, probe
+        self.weights = mouth_weights()
+        self.ladder = torch.tensor(LADDER)
+
+    def losses(self, num_clips: int, rng: torch.Generator, rolling: float) -> Losses:
+        """Return the losses of one random batch."""
+        choice = random.Random(int(torch.randint(2**31, (1,), generator=rng)))
+        history = choice.choices(list(_HISTORY_WEIGHTS), list(_HISTORY_WEIGHTS.values()))[0]
+        window = choice.choices((1, 2, 3, 4), (0.06, 0.06, 0.06, 0.82))[0]
+        rolls = window == _WINDOW and choice.random() < rolling
+        batch = self.draw(num_clips, history, window + rolls, rng)
+        if rolls:
+            return self._rolled(batch, rng)
+        sigma = self._levels(num_clips, window, choice, rng)
+        return self._measure(batch, batch.latents[:, history:], sigma, rng)
+
+    def draw(self, num_clips: int, history: int, window: int, rng: torch.Generator) -> Batch:
+        """Draw clips and a run of latents from each; the audio is heard through a bad microphone."""
+        clips = self.pool.clips
+        chosen = torch.randint(len(clips), (num_clips,), generator=rng)
+        length = history + window
+        starts = torch.randint(1, NUM_LATENTS - length + 1, (num_clips,), generator=rng).tolist()
+        samples = augment(clips.samples[chosen].float() / 32768, rng)
+        with torch.no_grad():
+            rows = self.ears(samples)[:, 1:].unflatten(1, (-1, 4))
+        shapes = (shapes_per_latent(clips.mouths[chosen]) - self.probe.mean) / self.probe.std
+        pick = [slice(start, start + length) for start in starts]
+        pick_rows = [slice(start - 1, start - 1 + length) for start in starts]
+        return Batch(
+            latents=torch.stack([clips.latents[c, p] for c, p in zip(chosen, pick, strict=True)]).float(),
+            portrait=self._portraits(chosen, rng),
+            audio=torch.stack([r[p] for r, p in zip(rows, pick_rows, strict=True)]),
+            shapes=torch.stack([s[p] for s, p in zip(shapes, pick_rows, strict=True)]),
+            history=history,
+        )
+
+    def _portraits(self, chosen: Tensor, rng: torch.Generator) -> Tensor:
+        """Mostly the neutral portrait, sometimes any frame of the clip."""
+        clips = self.pool.clips
+        frames = torch.randint(NUM_LATENTS, (len(chosen),), generator=rng)
+        neutral = clips.portraits[chosen]
+        moving = clips.latents[chosen, frames]
+        use_neutral = torch.rand(len(chosen), 1, 1, 1, generator=rng) < 0.75
+        return torch.where(use_neutral, neutral, moving)[:, None].float()
+
+    def _levels(self, num: int, window: int, choice: random.Random, rng: torch.Generator) -> Tensor:
+        if choice.random() < 0.6:
+            low = choice.choice((0, _WINDOW - window))
+            on_ladder = self.ladder[low : low + window].expand(num, -1)
+            near = on_ladder + 0.15 * (torch.rand(num, window, generator=rng) - 0.5)
+            return torch.where(on_ladder == 1, on_ladder, near).clamp(0.02, 1)
+        free = torch.rand(num, window, generator=rng)
+        top = torch.rand(num, window, generator=rng) < 0.15
+        return torch.where(top, torch.ones(()), free)
+
+    def _rolled(self, batch: Batch, rng: torch.Generator) -> Losses:
+        """Step the rolling window once without gradients, then learn on what came of it."""
+        h = batch.history
+        before = attrs.evolve(
+            batch,
+            latents=batch.latents[:, :-1],
+            audio=batch.audio[:, :-1],
+            shapes=batch.shapes[:, :-1],
+        )
+        sigma = self.ladder.expand(len(batch.latents), -1)
+        with torch.no_grad():
+            noisy = self._noisy(before.latents[:, h:], sigma, rng)
+            estimate = self._predict(before, noisy, sigma, before.latents[:, :h])
+        source = torch.cat([estimate[:, 1:], batch.latents[:, -1:]], 1)
+        own = torch.rand(len(source), 1, 1, 1, 1, generator=rng) < 0.7
+        newest = torch.where(own, estimate[:, :1], batch.latents[:, h : h + 1])
+        past = torch.cat([batch.latents[:, 1:h], newest], 1) if h else batch.latents[:, :0]
+        after = Batch(
+            torch.cat([past, batch.latents[:, h + 1 :]], 1),
+            batch.portrait,
+            batch.audio[:, 1:],
+            batch.shapes[:, 1:],
+            h,
+        )
+        return self._measure(after, source, sigma, rng)
+
+    def _noisy(self, clean: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
+        level = sigma[:, :, None, None, None]
+        return (1 - level) * clean + level * torch.randn(clean.shape, generator=rng)
+
+    def _predict(self, batch: Batch, noisy: Tensor, sigma: Tensor, past: Tensor) -> Tensor:
+        frames = torch.cat([batch.portrait, past, noisy], 1)
+        clean_levels = torch.zeros(len(noisy), 1 + batch.history)
+        levels = torch.cat([clean_levels, sigma], 1)
+        rows = torch.cat([torch.zeros_like(batch.audio[:, :1]), batch.audio], 1).flatten(1, 2)
+        plan = training_plan(batch.history, noisy.shape[1])
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model.denoise(frames, 1000 * levels, rows, batch.portrait, plan).float()
+
+    def _measure(self, batch: Batch, source: Tensor, sigma: Tensor, rng: torch.Generator) -> Losses:
+        """Noise ``source``, predict the truth, compare (x0 prediction, weighted over levels)."""
+        h = batch.history
+        truth = batch.latents[:, h:]
+        past = batch.latents[:, :h]
+        rough = 0.15 * torch.rand(len(past), 1, 1, 1, 1, generator=rng)
+        rough = rough * (torch.rand(len(past), 1, 1, 1, 1, generator=rng) < 0.6)
+        past = past + rough * torch.randn(past.shape, generator=rng)
+        guess = self._predict(batch, self._noisy(source, sigma, rng), sigma, past)
+        importance = ((1 - sigma) ** 2 + sigma**2) / (sigma**2 + 0.04)
+        error = ((guess - truth).square() * self.weights).mean((2, 3, 4))
+        read = self.probe(guess.flatten(0, 1)).unflatten(0, guess.shape[:2])
+        off = (read - batch.shapes[:, h:]).square() * torch.tensor(_LIP_WEIGHTS)
+        reconstruction, sync = (error * importance).mean(), off.mean()
+        return {"loss": reconstruction + 0.3 * sync, "reconstruction": reconstruction, "sync": sync}
+
+
+def train_student(
+    directory: Path,
+    pool: LatentPool,
+    ears: MelConvEncoder,
+    probe: MouthProbe,
+    *,
+    steps: int = 10_000,
+    num_clips: int = 16,
+    seed: int = 0,
+    learning_rate: float = 0.01,
+) -> CausalWan:
+    """Train for ``steps``, taking in new shards of latents on the way; resumable."""
+    torch.manual_seed(seed)
+    model = CausalWan(TOON_WAN)
+    calm_start(model)
+    objective = StudentObjective(model, pool, ears, probe)
+
+    def losses_at(step: int) -> Losses:
+        if step % 50 == 0:
+            pool.refresh()
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        return objective.losses(num_clips, rng, rolling=0.6)
+
+    config = FitConfig(steps, optimiser="muon", learning_rate=learning_rate, weight_decay=0.01, warmup_steps=100)
+    model.load_state_dict(fit(model, losses_at, config, directory))
+    return model.eval()
+
+
+@torch.no_grad()
+def calm_start(model: CausalWan) -> None:
+    """Start every layer near the identity, so that depth costs nothing in the first steps."""
+    for layer in model.layers:
+        layer.self_attn.o.weight.mul_(0.1)
+        layer.ffn[2].weight.mul_(0.1)
+
+
+def num_rows(samples: Tensor) -> int:
+    """Return the video frames of ``[b, n]`` samples."""
+    return samples.shape[1] // SAMPLES_PER_FRAME

@@ -1,0 +1,1 @@
+"""Synthetic worlds: endless training data with exact ground truth."""

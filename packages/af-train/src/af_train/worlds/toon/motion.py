@@ -1,0 +1,85 @@
+"""Head pose, gaze, blinks and brows over time: smooth noise, and beats that follow the speech."""
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_BLINK = (0.35, 0.9, 1.0, 0.7, 0.3)
+
+
+@attrs.frozen
+class Motion:
+    """Tracks of one value per frame, each a float tensor ``[t]``.
+
+    ``x y`` head position, ``roll`` radians, ``yaw pitch`` about -1..1, ``gaze_x gaze_y`` -1..1,
+    ``blink`` 0 open .. 1 shut, ``brow`` about -1..1.
+    """
+
+    x: Tensor
+    y: Tensor
+    roll: Tensor
+    yaw: Tensor
+    pitch: Tensor
+    gaze_x: Tensor
+    gaze_y: Tensor
+    blink: Tensor
+    brow: Tensor
+
+    def __getitem__(self, frames: slice) -> "Motion":
+        return Motion(*(track[frames] for track in self.tracks()))
+
+    def tracks(self) -> tuple[Tensor, ...]:
+        """Return the tracks in the order of the fields."""
+        return tuple(getattr(self, field.name) for field in attrs.fields(Motion))
+
+
+def still(num_frames: int) -> Motion:
+    """Return the neutral pose of a portrait: frontal, eyes open, looking at the viewer."""
+    return Motion(*(torch.zeros(num_frames) for _ in attrs.fields(Motion)))
+
+
+def sample_motion(mouth_open: Tensor, rng: torch.Generator) -> Motion:
+    """Return natural motion for a mouth track ``[t]``; brows and nods follow its energy."""
+    length = len(mouth_open)
+    padded = F.pad(mouth_open[None, None], (4, 4), mode="replicate")
+    energy = F.avg_pool1d(padded, 9, 1)[0, 0]
+    gaze = _saccades(length, rng)
+    return Motion(
+        x=_smooth_noise(length, 22, 0.022, rng),
+        y=_smooth_noise(length, 20, 0.016, rng) + 0.03 * (energy - 0.25),
+        roll=_smooth_noise(length, 24, 0.045, rng),
+        yaw=_smooth_noise(length, 20, 0.45, rng),
+        pitch=_smooth_noise(length, 20, 0.3, rng),
+        gaze_x=gaze[:, 0].clamp(-0.8, 0.8),
+        gaze_y=gaze[:, 1].clamp(-0.5, 0.5),
+        blink=_blinks(length, rng),
+        brow=_smooth_noise(length, 14, 0.35, rng) + 0.8 * (energy - 0.3),
+    )
+
+
+def _smooth_noise(length: int, sigma: int, amplitude: float, rng: torch.Generator) -> Tensor:
+    taps = torch.exp(-0.5 * (torch.arange(-3 * sigma, 3 * sigma + 1) / sigma) ** 2)
+    taps = taps / taps.square().sum().sqrt()
+    noise = torch.randn(1, 1, length + 6 * sigma, generator=rng)
+    return F.conv1d(noise, taps[None, None])[0, 0, :length] * amplitude
+
+
+def _saccades(length: int, rng: torch.Generator) -> Tensor:
+    gaze, frame, target = torch.zeros(length, 2), 0, torch.zeros(2)
+    while frame < length:
+        hold = int(torch.randint(15, 60, (1,), generator=rng))
+        gaze[frame : frame + hold] = target
+        away = torch.randn(2, generator=rng) * torch.tensor([0.35, 0.18])
+        target = away * float(torch.rand(1, generator=rng) < 0.6)
+        frame += hold
+    return gaze
+
+
+def _blinks(length: int, rng: torch.Generator) -> Tensor:
+    blink = torch.zeros(length + len(_BLINK))
+    frame = int(torch.randint(5, 60, (1,), generator=rng))
+    while frame < length:
+        blink[frame : frame + len(_BLINK)] = torch.tensor(_BLINK)
+        frame += int(torch.randint(35, 110, (1,), generator=rng))
+    return blink[:length]
