@@ -1,0 +1,1 @@
+"""A plugin for af-core to begin from."""
