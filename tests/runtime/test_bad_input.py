@@ -10,6 +10,7 @@ import textwrap
 import time
 
 import af_core
+import media_files
 import numpy as np
 import pytest
 from af_runtime import cli
@@ -210,7 +211,7 @@ def test_a_disk_that_fills_up_ends_in_one_message_and_leaves_nothing(run, tmp_pa
 SPEAKER = """
 import sys, torch, af_core
 sys.path.insert(0, sys.argv.pop(1))
-from conftest import make_avatar
+from bar_avatar import make_avatar
 af_core.load = lambda *args: make_avatar()
 from af_runtime import cli
 cli.main()
@@ -224,7 +225,7 @@ def test_a_signal_leaves_a_playable_file_and_the_exit_code_of_the_signal(number,
     script.write_text(textwrap.dedent(SPEAKER))
     words = ["generate", "face.png", "-", "-o", "o.mp4", "--json"]
     process = subprocess.Popen(
-        [sys.executable, script, os.path.dirname(__file__), *words],
+        [sys.executable, script, os.path.dirname(media_files.__file__), *words],
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ class BackgroundWriter:
         self._writer = writer
         self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(queue_jobs)
         self._error: BaseException | None = None
+        self.busy_s = 0.0
+        """Seconds the encoder has worked."""
         self._thread = threading.Thread(target=self._run, name="af-encode", daemon=True)
         self._thread.start()
 
@@ -40,6 +43,11 @@ class BackgroundWriter:
     def add_frames(self, frames: NDArray[np.uint8]) -> None:
         """Hand over frames, uint8 RGB ``[n, H, W, 3]``; the array must not be changed later."""
         self._put(partial(self._writer.add_frames, frames))
+
+    def drain(self) -> None:
+        """Wait until everything handed over so far is encoded."""
+        self._jobs.join()
+        self._raise_error()
 
     def finish(self) -> Path:
         """Wait for all that was handed over, then complete the file and return its path."""
@@ -69,7 +77,10 @@ class BackgroundWriter:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             if self._error is None:  # after a failure the queue is still emptied: nobody blocks
+                began = time.perf_counter()
                 try:
                     job()
                 except BaseException as e:
                     self._error = e
+                self.busy_s += time.perf_counter() - began
+            self._jobs.task_done()

@@ -18,6 +18,8 @@ FRAMES_PER_CELL = 3
 
 MARGIN, GAP, WAVE_HEIGHT, HEADER = 36, 10, 46, 64
 BARS_PER_CELL = 20
+LOUDNESS = 0.7
+"""Bars grow with this power of the peak, nearer to how loud it sounds."""
 PAPER, INK, FAINT = (250, 250, 251), (31, 35, 41), (139, 146, 156)
 WAVE, WAVE_GROUND = (78, 110, 242), (238, 240, 245)
 SMOOTH = 4
@@ -68,7 +70,7 @@ class ContactSheet:
             first, last = i * total / count, (i + 1) * total / count
             frame, picture = self._thumbnails.nearest((first + last - 1) / 2)
             span = (first / VIDEO_FPS, last / VIDEO_FPS)
-            bars = self._envelope.between(*span, BARS_PER_CELL) / loudest
+            bars = (self._envelope.between(*span, BARS_PER_CELL) / loudest) ** LOUDNESS
             cells.append(_Cell(picture, frame / VIDEO_FPS, tuple(bars.tolist())))
         return cells
 

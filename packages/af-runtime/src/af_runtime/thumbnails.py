@@ -7,10 +7,10 @@ from PIL import Image
 MAX_KEPT = 192
 """Small frames kept; when there are more, every second one goes and half as many are taken."""
 
-MAX_BINS = 8_192
+MAX_BINS = 16_384
 """Loudness values kept; when there are more, neighbours are joined."""
 
-BINS_PER_SECOND = 100
+BINS_PER_SECOND = 200
 THUMBNAIL_PIXELS = 160 * 160
 
 

@@ -1,0 +1,206 @@
+"""How fast an avatar runs on this machine, and whether it stays so: one long stream, measured.
+
+The protocol: a cold and several warm openings for the time to first frame, then one stream of
+seeded speech-like sound, encoded to mp4 as in the main job. The first steps are not counted. A
+*step* lasts from one emission of a block to the next, with input always available.
+"""
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import af_core
+import attrs
+import numpy as np
+import torch
+from af_audio.io import AudioInfo
+from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS
+from af_core.pipeline import Avatar
+from numpy.typing import NDArray
+from torch import Tensor
+
+from af_runtime.bench_report import BenchReport, build_report
+from af_runtime.errors import RequestError
+from af_runtime.gallery import HOME_PRESET, shipped_portraits
+from af_runtime.media import VideoSettings
+from af_runtime.memory import resident_bytes
+from af_runtime.portrait import load_portrait
+from af_runtime.sink import Sink
+
+WARMUP_STEPS = 20
+WARM_OPENINGS = 5
+SPEECH_S = 20
+"""Seconds of sound that are made and then repeated."""
+
+MIN_STEPS = 20
+"""Fewer measured steps than this say nothing."""
+
+
+@attrs.frozen(eq=False)
+class Measured:
+    """What one run saw; `build_report` makes numbers of it."""
+
+    load_s: float
+    ttff_cold_s: float
+    ttff_warm_s: tuple[float, ...]
+    step_s: NDArray[np.float64]
+    """Seconds of every measured step, ``[n]``."""
+    stage_s: Mapping[str, NDArray[np.float64]]
+    """Seconds of every measured step by stage, ``[n]`` each; ``hand_over`` is the wait for the
+    encoder."""
+    encode_s: float
+    """Seconds the encoder's thread worked during the measured steps."""
+    wall_s: float
+    """Seconds of all measured steps together, until the file was finished."""
+    rss_bytes: NDArray[np.float64]
+    """Resident memory after every measured step, ``[n]``; NaN where it cannot be read."""
+
+
+def bench(
+    preset: str = HOME_PRESET,
+    *,
+    avatar: Avatar | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    duration_s: float = 600.0,
+    warmup_steps: int = WARMUP_STEPS,
+    seed: int = 0,
+    on_progress: Callable[[int, int, float], None] = lambda step, steps, factor: None,
+) -> BenchReport:
+    """Measure a preset, or a loaded avatar, on ``duration_s`` seconds of video.
+
+    ``on_progress`` is told the step, the number of steps, and the real-time factor so far.
+    """
+    began = time.perf_counter()
+    loaded = avatar or af_core.load(preset, dict(overrides or {}))
+    load_s = time.perf_counter() - began
+    steps = int(duration_s * VIDEO_FPS / loaded.info.frames_per_block) - warmup_steps
+    if steps < MIN_STEPS:
+        shortest = (warmup_steps + MIN_STEPS) * loaded.info.block_ms / 1e3
+        raise RequestError(f"A benchmark needs at least {shortest:.1f} s of video.")
+    portrait = bench_portrait(loaded)
+    cold = _first_frame_s(loaded, portrait, seed)
+    warm = tuple(_first_frame_s(loaded, portrait, seed) for _ in range(WARM_OPENINGS))
+    with tempfile.TemporaryDirectory() as folder:
+        stream = _LongStream(loaded, portrait, Path(folder) / "bench.mp4", seed, on_progress)
+        measured = stream.run(warmup_steps, steps, (load_s, cold, warm))
+    return build_report(measured, loaded.info, seed=seed, warmup_steps=warmup_steps)
+
+
+def bench_portrait(avatar: Avatar) -> Tensor:
+    """Return the first shipped portrait, or shades of grey where none is shipped."""
+    width, height = avatar.info.width, avatar.info.height
+    for path in shipped_portraits(avatar.info.preset).values():
+        return load_portrait(path, width=width, height=height)
+    shades = torch.linspace(40, 215, width).to(torch.uint8)
+    return shades[None, :, None].repeat(height, 1, 3)
+
+
+def speech_like(num_samples: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Yield endless chunks ``[num_samples]``: a buzzing voice in syllables, with pauses."""
+    t = np.arange(max(1, SPEECH_S * AUDIO_HZ // num_samples) * num_samples) / AUDIO_HZ
+    voice = sum(np.sin(2 * np.pi * 120 * k * t + k) / k for k in range(1, 12))
+    syllables = np.clip(np.sin(2 * np.pi * 2.1 * t) * (np.sin(0.9 * t) > -0.6), 0, 1)
+    hiss = np.random.default_rng(seed).standard_normal(len(t))
+    speech = (0.12 * syllables * voice + 0.003 * hiss).astype(np.float32)
+    return cycle(speech.reshape(-1, num_samples))
+
+
+def _first_frame_s(avatar: Avatar, portrait: Tensor, seed: int) -> float:
+    """Return the seconds from opening a stream to its first frame, with all input at hand."""
+    speech = speech_like(avatar.info.frames_per_block * SAMPLES_PER_FRAME, seed)
+    began = time.perf_counter()
+    state = avatar.open(portrait, seed=seed)
+    for samples in speech:
+        frames, state = avatar.step(state, torch.from_numpy(samples))
+        if frames.shape[1]:
+            frames[0, 0].cpu()
+            break
+    return time.perf_counter() - began
+
+
+@attrs.define
+class _TimedRunner:
+    """A node of the pipeline that notes how long it worked since it was last asked."""
+
+    inner: Any
+    seconds: float = 0.0
+
+    def open(self, opening: Any) -> Any:
+        return self.inner.open(opening)
+
+    def step(self, state: Any, inputs: Any) -> Any:
+        began = time.perf_counter()
+        out = self.inner.step(state, inputs)
+        self.seconds += time.perf_counter() - began
+        return out
+
+    def flush(self, state: Any) -> Any:
+        return self.inner.flush(state)
+
+    def taken(self) -> float:
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+class _LongStream:
+    def __init__(
+        self,
+        avatar: Avatar,
+        portrait: Tensor,
+        path: Path,
+        seed: int,
+        on_progress: Callable[[int, int, float], None],
+    ) -> None:
+        self._timers = {name: _TimedRunner(runner) for name, runner in avatar.runners.items()}
+        self._avatar = attrs.evolve(avatar, runners=self._timers)
+        self._state = self._avatar.open(portrait, seed=seed)
+        info = AudioInfo("bench", "raw", "f32le", AUDIO_HZ, 1, None)
+        size = (avatar.info.width, avatar.info.height)
+        self._sink = Sink(path, info, *size, VideoSettings(fragmented=True))
+        self._speech = speech_like(avatar.info.frames_per_block * SAMPLES_PER_FRAME, seed)
+        self._on_progress = on_progress
+
+    def run(
+        self, warmup: int, steps: int, opening: tuple[float, float, tuple[float, ...]]
+    ) -> Measured:
+        try:
+            for _ in range(warmup):
+                self._step()
+            gc.collect()
+            gc.freeze()
+            return self._measure(steps, opening)
+        finally:
+            gc.unfreeze()
+            self._sink.discard()
+
+    def _measure(self, steps: int, opening: tuple[float, float, tuple[float, ...]]) -> Measured:
+        step_s, rss = np.zeros(steps), np.zeros(steps)
+        stage_s = {name: np.zeros(steps) for name in (*self._timers, "hand_over")}
+        busy, began = self._sink.writer.busy_s, time.perf_counter()
+        last = began
+        for i in range(steps):
+            for name, seconds in self._step().items():
+                stage_s[name][i] = seconds
+            now = time.perf_counter()
+            step_s[i], last = now - last, now
+            rss[i] = resident_bytes()
+            made_s = (i + 1) * self._avatar.info.block_ms / 1e3
+            self._on_progress(i + 1, steps, made_s / (now - began))
+        self._sink.writer.drain()
+        wall_s = time.perf_counter() - began
+        return Measured(*opening, step_s, stage_s, self._sink.writer.busy_s - busy, wall_s, rss)
+
+    def _step(self) -> dict[str, float]:
+        """Make one block; return the seconds of every stage."""
+        samples = next(self._speech)
+        self._sink.add_audio(samples[None])
+        frames, self._state = self._avatar.step(self._state, torch.from_numpy(samples))
+        ready = frames[0].cpu().numpy()
+        began = time.perf_counter()
+        self._sink.add_frames(ready)
+        seconds = {"hand_over": time.perf_counter() - began}
+        return seconds | {name: timer.taken() for name, timer in self._timers.items()}
