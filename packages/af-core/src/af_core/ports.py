@@ -42,7 +42,7 @@ class Format:
     """Items handed over at a time; an output that varies says ``VARYING``."""
 
     def __str__(self) -> str:
-        """Return the format in words, such as ``frames uint8 THWC 256x256x3 at 25 Hz``."""
+        """Return the format in words, such as ``frames uint8 THWC 256x256x3 25 Hz``."""
         return describe(self)
 
 
@@ -124,9 +124,10 @@ def describe(format: Format) -> str:
     )
     parts = [format.media, _text(format.dtype), _text(format.layout), size]
     if format.rate_hz is not None:
-        parts.append(f"at {_text(format.rate_hz)} Hz")
+        parts.append(f"{_text(format.rate_hz)} Hz")
     if format.chunk is not None:
-        parts.append(f"{_text(format.chunk)} at a time")
+        any_size = format.chunk == VARYING
+        parts.append("in any chunks" if any_size else f"{_text(format.chunk)} at once")
     return " ".join(part for part in parts if part)
 
 

@@ -22,6 +22,9 @@ from rich.text import Text
 from af_runtime.commands.output import Overrides, print_json, print_problems
 from af_runtime.exit_codes import BAD_CONFIG
 
+WIDTH = 100
+"""Columns of the page when it is not written to a terminal."""
+
 BAR = 48
 """Characters of the latency bar."""
 
@@ -61,7 +64,9 @@ def explain(
     elif format == "mermaid":
         sys.stdout.write(mermaid(explanation) + "\n")
     else:
-        Console(highlight=False).print(page(explanation))
+        console = Console(highlight=False)
+        console.width = max(console.width, WIDTH) if not console.is_terminal else console.width
+        console.print(page(explanation))
 
 
 def page(e: Explanation) -> RenderableType:
@@ -117,13 +122,13 @@ def _flow(e: Explanation) -> RenderableType:
 def _delay(latency: LatencyReport) -> RenderableType:
     total = latency.total_ms or 1.0
     block = round(BAR * latency.block_ms / total)
-    bar = Text.assemble(("█" * block, "cyan"), ("█" * (BAR - block), "yellow"))
+    bar = Text.assemble(("█" * block, "cyan"), ("▒" * (BAR - block), "yellow"))
     bar.append(f"  {latency.total_ms:g} ms", "bold")
     bar.append(" + computing", "dim")
     legend = Text.assemble(
         ("█ ", "cyan"),
         f"block {latency.block_ms:g} ms: speech is gathered before it can be drawn",
-        ("\n█ ", "yellow"),
+        ("\n▒ ", "yellow"),
         f"look-ahead {latency.lookahead_ms:g} ms: later speech a block waits for",
     )
     return Group(bar, legend)
@@ -165,7 +170,6 @@ def _nodes(e: Explanation) -> RenderableType:
     table.add_column("weights", justify="right", no_wrap=True)
     table.add_column("per stream", justify="right", no_wrap=True)
     table.add_column("delay", justify="right", no_wrap=True)
-    table.add_column("runs in", overflow="fold")
     for node in e.nodes:
         _add_node(table, node)
     return table
@@ -180,7 +184,6 @@ def _add_node(table: Table, node: NodeReport) -> None:
         "" if source else _weights(node),
         _size(node.stream_bytes) if node.stream_bytes else "",
         f"{node.delay_ms:g} ms" if node.delay_ms else "",
-        f"{node.process} ({node.device})",
     )
     for part in node.parts:
         table.add_row(
@@ -203,7 +206,7 @@ def _weights(node: NodeReport) -> str:
 def _footer(e: Explanation) -> RenderableType:
     unknown = f" + {', '.join(e.memory.unknown)}" if e.memory.unknown else ""
     text = Text.assemble(
-        "memory, estimated without activations: ",
+        "memory without activations, estimated: ",
         (_size(e.memory.weights_bytes) + unknown, "bold"),
         " of weights and ",
         (_size(e.memory.stream_bytes), "bold"),

@@ -1,0 +1,111 @@
+"""The pipelines that are shipped: each is valid, and the default is what the documents say."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from af_core.graph import check_pipeline, explain, open_pipeline
+from af_core.plugins import load_catalog
+
+CATALOG = load_catalog()
+
+
+@pytest.mark.parametrize("name", CATALOG.names("preset"))
+def test_every_preset_is_valid_and_described(name):
+    checked = check_pipeline(name, None, CATALOG)
+    assert checked.problems == ()
+    assert checked.pipeline.spec.name == name and checked.pipeline.spec.description
+
+
+def test_the_default_waits_for_a_block_of_160_ms_and_looks_480_ms_ahead():
+    told = explain(open_pipeline("toon", catalog=CATALOG))
+    assert (told.latency.block_ms, told.latency.lookahead_ms) == (160, 480)
+    assert told.latency.total_ms == 640
+    assert (told.width, told.height, told.fps, told.tokens_per_block) == (256, 256, 25, 16)
+    assert told.window["ladder"] == [1.0, 0.8, 0.5, 0.25]
+    assert all(node.provider for node in told.nodes if node.stage != "source")
+
+
+def test_the_causal_variant_has_no_look_ahead():
+    latency = explain(open_pipeline("toon-causal", catalog=CATALOG)).latency
+    assert (latency.block_ms, latency.lookahead_ms) == (160, 0)
+
+
+def test_weights_of_the_denoiser_are_counted_without_building_it():
+    from af_core.models.causal_wan import CausalWan
+    from af_core.models.wan_config import CausalWanConfig
+    from af_core.plugins.builtin.networks import num_parameters
+
+    shapes = (
+        {"text_dim": None, "audio_dim": 8},
+        {"text_dim": 24, "audio_dim": 8, "qk_norm": False},
+        {"text_dim": None, "audio_dim": 8, "audio_layers": ()},
+    )
+    for shape in shapes:
+        config = CausalWanConfig(dim=64, ffn_dim=96, num_layers=5, num_heads=2, **shape)
+        counted = sum(weight.numel() for weight in CausalWan(config).parameters())
+        assert num_parameters(config) == counted
+
+
+def test_the_published_shape_has_about_as_many_weights_as_the_paper_says():
+    from af_core.models.wan_config import CausalWanConfig
+    from af_core.plugins.builtin.networks import num_parameters
+
+    assert 1.3e9 < num_parameters(CausalWanConfig()) < 1.6e9
+
+
+@pytest.mark.parametrize("num_rungs", [1, 2, 4, 6])
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_the_ladder_that_is_shown_is_the_ladder_that_runs(num_rungs, shift):
+    from af_core.plugins.builtin.engine import RectifiedFlowOptions
+    from af_core.schedules.rectified_flow import RectifiedFlow
+
+    options = RectifiedFlowOptions(shift=shift)
+    shown = options.preview_ladder(num_rungs)
+    assert shown == pytest.approx(RectifiedFlow(options).ladder(num_rungs).flip(0).tolist())
+
+
+WRONG = {
+    "a ladder that does not fit the window": (
+        {"window_scheduler.num_slots": 3}, "noise_schedule", "needs 3"
+    ),
+    "a window without blocks": ({"window_scheduler.num_slots": 0}, "window_scheduler", "at least 1"),
+    "sizes that do not divide": ({"geometry.width": 250}, "geometry", "256x256 would do"),
+    "an autoencoder of another stride": (
+        {"geometry.spatial_stride": 8}, "image_encoder", "spatial_stride: 16"
+    ),
+    "features of another width": ({"denoiser.audio_dim": 32}, "audio_encoder.rows -> denoiser.rows", "channels"),
+    "latents of another width": (
+        {"denoiser.out_channels": 8, "denoiser.in_channels": 25}, "denoiser.latents -> decoder.latents", "channels"
+    ),
+    "heads that do not divide": ({"denoiser.num_heads": 3}, "denoiser", "heads"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "path", "said"), WRONG.values(), ids=WRONG.keys())
+def test_settings_that_cannot_work_are_found_before_anything_is_loaded(change, path, said):
+    problems = check_pipeline("toon", change, CATALOG).problems
+    assert any(p.path == path and said in str(p) for p in problems), problems
+
+
+def test_explain_prints_a_page_of_100_columns_and_json_on_stdout():
+    code = "from af_runtime.cli import main; main()"
+    run = [sys.executable, "-c", code, "explain", "toon"]
+    page = subprocess.run(run, capture_output=True, text=True, env={"NO_COLOR": "1"})
+    assert page.returncode == 0 and page.stderr == ""
+    assert max(len(line.rstrip()) for line in page.stdout.splitlines()) <= 100
+    for word in (
+        "160 ms",
+        "480 ms",
+        "640 ms",
+        "mel_conv",
+        "af-audio",
+        "local_future",
+        "per stream",
+    ):
+        assert word in page.stdout
+    answer = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True).stdout)
+    assert answer["latency"]["total_ms"] == 640
+    diagram = subprocess.run([*run, "--format", "mermaid"], capture_output=True, text=True)
+    assert diagram.stdout.startswith("flowchart LR")
