@@ -184,3 +184,24 @@ def test_the_dual_anchor(af_check, options):
     from af_core.anchors.dual_anchor import DualAnchorCache, DualAnchorConfig
 
     af_check(lambda: DualAnchorCache(DualAnchorConfig(**options)))
+
+
+@pytest.mark.af_conformance("window_scheduler")
+def test_the_tiny_window_scheduler(af_check):
+    from af_core.testing.tiny_window import TinyWindowScheduler
+
+    af_check(lambda: TinyWindowScheduler(TinyNoiseSchedule()))
+
+
+@pytest.mark.af_conformance("anchor_cache", block=2, slots=3)
+def test_the_tiny_anchor_cache(af_check):
+    from af_core.testing.tiny_window import TinyAnchorCache
+
+    af_check(TinyAnchorCache)
+
+
+@pytest.mark.af_conformance("text_encoder")
+def test_the_tiny_text_encoder(af_check):
+    from af_core.testing.tiny_stages import TinyTextEncoder
+
+    af_check(TinyTextEncoder)

@@ -196,3 +196,41 @@ def test_every_window_setting_gives_exact_frames(slots, passes, block, num_sampl
 def test_load_refuses_an_unknown_preset_with_the_closest():
     with pytest.raises(PipelineError, match="Did you mean 'toon'"):
         load("tooon")
+
+
+def test_an_avatar_of_tiny_stages_only_makes_its_frames():
+    avatar = tiny_avatar(window_scheduler={"use": "tiny"}, anchor_cache={"use": "tiny"})
+    samples = speech(1, 9000)[0]
+    assert avatar.info.delay_ms == 320
+    frames = video(avatar, samples)
+    assert frames.shape[1] == 15
+    assert torch.equal(video(avatar, samples, (1, 3000)), frames)
+
+
+def test_the_prompt_reaches_a_network_that_takes_text():
+    def video_of(prompt):
+        avatar = tiny_avatar(
+            text_encoder={"use": "tiny"},
+            prompt=prompt,
+            denoiser={
+                "use": "causal_wan", "dim": 16, "ffn_dim": 16, "num_layers": 3, "num_heads": 2,
+                "freq_dim": 8, "in_channels": 5, "out_channels": 2, "audio_dim": 4,
+                "text_dim": 1, "text_len": 8,
+            },
+        )  # fmt: skip
+        network = avatar.runners["denoiser"].streamer.denoiser
+        rng = torch.Generator().manual_seed(0)
+        with torch.no_grad():  # a network starts with a head of zeros
+            for weight in network.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=rng) * 0.3)
+        return video(avatar, speech(1, 5000)[0])
+
+    assert not torch.equal(video_of("rain"), video_of("zebra"))
+    assert torch.equal(video_of("rain"), video_of("rain"))
+
+
+def test_a_network_that_takes_text_asks_for_a_text_encoder():
+    with pytest.raises(PipelineError, match="denoiser.text"):
+        tiny_avatar(
+            denoiser={"use": "causal_wan", "in_channels": 5, "out_channels": 2, "audio_dim": 4}
+        )

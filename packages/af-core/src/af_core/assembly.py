@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from torch import nn
+from torch import Tensor, nn
 
 from af_core.errors import PipelineError
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import in_process_problems
+from af_core.graph.wiring import SOURCES
 from af_core.plugins.contract import BuildContext
 from af_core.plugins.kinds import KINDS
 from af_core.running import DecodeRunner, DenoiseRunner, HearRunner, NodeRunner, Runner
 from af_core.streaming import Streamer
 
-AT_OPEN = ("audio", "portrait", "image_encoder", "text_encoder")
+AT_OPEN = (*SOURCES, "image_encoder", "text_encoder")
 """Nodes that have done their work when a stream begins."""
 
 
@@ -23,6 +24,8 @@ class Assembled:
     """The built stages of a pipeline."""
 
     image_encoder: Any
+    text: Tensor | None
+    """Embedding of the prompt [1, token, d], for networks that take text."""
     runners: Mapping[str, Runner]
     wires: Mapping[str, Mapping[str, str]]
     num_parameters: int
@@ -43,6 +46,9 @@ def assemble(pipeline: Pipeline) -> Assembled:
     made = pipeline.graph.format_of(pipeline.output)
     return Assembled(
         image_encoder=built["image_encoder"],
+        text=built["text_encoder"].encode([pipeline.spec.prompt])
+        if "text_encoder" in built
+        else None,
         runners={name: _runner(name, built, pipeline) for name in names},
         wires={name: pipeline.graph.incoming(name) for name in names},
         num_parameters=count_parameters(list(built.values())),

@@ -84,6 +84,8 @@ class Avatar:
     """Where each input comes from: node -> port -> ``node.port``."""
     output: str
     """The port whose frames are handed out."""
+    text: Tensor | None = None
+    """Embedding of the prompt, for networks that take text."""
     device: str = "cpu"
 
     @torch.inference_mode()
@@ -96,7 +98,7 @@ class Avatar:
         """
         images = self._checked_portrait(portrait).to(self.device)
         seeds = (seed,) * len(images) if isinstance(seed, int) else tuple(seed)
-        opening = Opening(len(images), self.encode_portrait.encode(images), seeds)
+        opening = Opening(len(images), self.encode_portrait.encode(images), seeds, self.text)
         states = {name: runner.open(opening) for name, runner in self.runners.items()}
         return AvatarState(states, num_streams=len(images))
 
@@ -245,5 +247,6 @@ def build(pipeline: Pipeline) -> Avatar:
         runners=parts.runners,
         wires=parts.wires,
         output=pipeline.output,
+        text=parts.text,
         device=parts.device,
     )

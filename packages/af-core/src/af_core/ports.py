@@ -192,3 +192,8 @@ def portrait_latent(geometry: Geometry, channels: int | None) -> Format:
     """Return the format of the portrait's latent: one latent frame, once per stream."""
     size = (geometry.latent_height, geometry.latent_width)
     return Format("latents", None, "float32", "TCHW", channels, *size, 1)
+
+
+def text_rows(width: int | None = None) -> Format:
+    """Return the format of a prompt's embedding, once per stream."""
+    return Format("embeddings", None, "float32", "TD", channels=width)

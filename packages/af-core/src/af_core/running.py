@@ -27,6 +27,8 @@ class Opening:
     """Normalised latents of the portraits, [b, 1, c, h, w]."""
     seeds: Sequence[int]
     """Seed of the noise of each stream."""
+    text: Tensor | None = None
+    """Embedding of the prompt, [1, token, d]."""
 
 
 class Runner(Protocol):
@@ -83,7 +85,7 @@ class DenoiseRunner:
 
     def open(self, opening: Opening) -> _Pending:
         """Start the stream from the portrait's latent [b, 1, c, h, w]."""
-        stream = self.streamer.open(opening.portrait, seeds=opening.seeds)
+        stream = self.streamer.open(opening.portrait, text=opening.text, seeds=opening.seeds)
         return _Pending(torch.empty(opening.num_streams, 0, 0), stream)
 
     def step(self, state: _Pending, inputs: Values) -> tuple[dict[str, Tensor], _Pending]:

@@ -15,6 +15,7 @@ from af_core.graph.reading import Document, read_document, with_overrides
 from af_core.graph.spec import STAGE_KEYS, PipelineSpec
 from af_core.graph.strict import decode
 from af_core.graph.wiring import (
+    SOURCES,
     STANDARD_EDGES,
     denoiser_declaration,
     ladder_problems,
@@ -103,7 +104,7 @@ def _stages(table: Mapping[str, Any], catalog: Catalog) -> tuple[dict[str, Stage
     nodes = table.get("nodes")
     problems: list[Problem] = []
     for name, value in nodes.items() if isinstance(nodes, Mapping) else ():
-        if name in (*STAGE_KEYS, "audio", "portrait"):
+        if name in (*STAGE_KEYS, *SOURCES):
             problems.append(
                 Problem("duplicate_node", f"nodes.{name}", "This name is taken; choose another.")
             )
@@ -159,7 +160,7 @@ def _inputs_problems(path: str, inputs: object) -> list[Problem]:
 
 
 def _graph(geometry: Geometry, stages: Mapping[str, Stage]) -> tuple[Graph, list[Problem]]:
-    graph = Graph(sources(geometry), style="file")
+    graph = Graph(sources(geometry, text="text_encoder" in stages), style="file")
     problems: list[Problem] = []
     for stage in stages.values():
         if stage.kind in PARTS:
@@ -192,8 +193,7 @@ def _wanted_edges(stages: Mapping[str, Stage]) -> list[tuple[str, str]]:
     edges = [
         (stages[node].inputs.get(port, source), f"{node}.{port}")
         for (node, port), source in STANDARD_EDGES.items()
-        if node in stages
-        and (source.partition(".")[0] in {*stages, "audio", "portrait"} or port != "text")
+        if node in stages and (source.partition(".")[0] in {*stages, *SOURCES} or port != "text")
     ]
     edges += [
         (source, f"{stage.name}.{port}")

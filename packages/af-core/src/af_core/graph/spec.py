@@ -77,6 +77,8 @@ class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Latents to frames."""
     text_encoder: dict[str, Any] | None = None
     """Prompt to embeddings, for denoisers that take text."""
+    prompt: str = ""
+    """What the text encoder reads, once per stream."""
     description: str = ""
     """One line for lists of presets."""
     precision: Literal["float32", "bfloat16"] = "float32"

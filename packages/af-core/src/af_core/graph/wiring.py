@@ -10,12 +10,13 @@ from af_core.errors import AvatarForcingError
 from af_core.geometry import Geometry
 from af_core.graph.checked import PARTS, Stage
 from af_core.graph.graph import Node
-from af_core.ports import VARYING, Declaration, Port, audio_samples, portrait_image
+from af_core.ports import VARYING, Declaration, Format, Port, audio_samples, portrait_image
 from af_core.problems import Problem, did_you_mean
 
 STANDARD_EDGES = {
     ("audio_encoder", "samples"): "audio.samples",
     ("image_encoder", "image"): "portrait.image",
+    ("text_encoder", "prompt"): "prompt.prompt",
     ("denoiser", "rows"): "audio_encoder.rows",
     ("denoiser", "portrait"): "image_encoder.latent",
     ("denoiser", "text"): "text_encoder.embeddings",
@@ -24,13 +25,19 @@ STANDARD_EDGES = {
 """Where each input comes from unless the pipeline says otherwise."""
 
 
-def sources(geometry: Geometry) -> tuple[Node, ...]:
-    """Return the two nodes where data enters: the speech and the portrait."""
+SOURCES = ("audio", "portrait", "prompt")
+"""Names of the nodes where data enters."""
+
+
+def sources(geometry: Geometry, *, text: bool = False) -> tuple[Node, ...]:
+    """Return the nodes where data enters: the speech, the portrait, and the prompt if it is read."""
+    prompt = Node("prompt", Declaration(outputs=(Port("prompt", Format("text")),)), "source")
     speech = Port("samples", audio_samples(VARYING))
     picture = Port("image", portrait_image(geometry))
     return (
         Node("audio", Declaration(outputs=(speech,)), "source"),
         Node("portrait", Declaration(outputs=(picture,)), "source"),
+        *((prompt,) if text else ()),
     )
 
 

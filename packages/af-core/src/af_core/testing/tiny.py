@@ -9,7 +9,10 @@ from af_core.testing.tiny_stages import TinyDecoder as TinyDecoder
 from af_core.testing.tiny_denoiser import TinyDenoiser as TinyDenoiser
 from af_core.testing.tiny_stages import TinyImageEncoder as TinyImageEncoder
 from af_core.testing.tiny_denoiser import TinyNoiseSchedule as TinyNoiseSchedule
+from af_core.testing.tiny_stages import TinyTextEncoder as TinyTextEncoder
 from af_core.testing.tiny_stages import TinyTrail as TinyTrail
+from af_core.testing.tiny_window import TinyAnchorCache as TinyAnchorCache
+from af_core.testing.tiny_window import TinyWindowScheduler as TinyWindowScheduler
 
 
 def tiny_avatar(**overrides: object) -> Avatar:

@@ -13,12 +13,14 @@ from af_core.plugins import BuildContext, hookimpl
 from af_core.plugins.hookspecs import Register, RegisterPreset
 from af_core.ports import (
     Declaration,
+    Format,
     Port,
     audio_samples,
     feature_rows,
     latent_frames,
     portrait_image,
     portrait_latent,
+    text_rows,
     video_frames,
 )
 
@@ -68,6 +70,59 @@ class TinyImageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         from af_core.testing.tiny_stages import TinyImageEncoder
 
         return TinyImageEncoder(context.geometry)
+
+
+class TinyTextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Letters of the prompt as numbers."""
+
+    length: int = 8
+    """Rows of the embedding."""
+
+    def declare(self, geometry: Geometry) -> Declaration:
+        """Return a prompt in, rows out."""
+        return Declaration(
+            (Port("prompt", Format("text")),), (Port("embeddings", text_rows(1)),), num_parameters=0
+        )
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the encoder."""
+        from af_core.testing.tiny_stages import TinyTextEncoder
+
+        return TinyTextEncoder(self.length)
+
+
+class TinyWindowOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Two blocks at a time: the older one leaves when the newer one is heard."""
+
+    def declare(self, geometry: Geometry) -> Declaration:
+        """Return the delay of two blocks."""
+        block_ms = geometry.block_ms
+        return Declaration(
+            block_ms=block_ms,
+            lookahead_ms=block_ms,
+            num_rungs=2,
+            facts={"window": "2 blocks", "passes": "1 per block"},
+        )
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the scheduler."""
+        from af_core.testing.tiny_window import TinyWindowScheduler
+
+        return TinyWindowScheduler(context.stages["noise_schedule"])
+
+
+class TinyAnchorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The last latent frame and nothing else."""
+
+    def declare(self, geometry: Geometry) -> Declaration:
+        """Return the one latent that is held."""
+        return Declaration(latents_held=1, facts={"anchor": "the last latent frame"})
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the cache."""
+        from af_core.testing.tiny_window import TinyAnchorCache
+
+        return TinyAnchorCache()
 
 
 class TinyScheduleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,6 +209,24 @@ def af_register_audio_encoders(register: Register) -> None:
 def af_register_image_encoders(register: Register) -> None:
     """Offer the tiny image encoder."""
     register("tiny", TinyImageOptions)
+
+
+@hookimpl
+def af_register_text_encoders(register: Register) -> None:
+    """Offer the tiny text encoder."""
+    register("tiny", TinyTextOptions)
+
+
+@hookimpl
+def af_register_window_schedulers(register: Register) -> None:
+    """Offer the tiny window scheduler."""
+    register("tiny", TinyWindowOptions)
+
+
+@hookimpl
+def af_register_anchor_caches(register: Register) -> None:
+    """Offer the tiny anchor cache."""
+    register("tiny", TinyAnchorOptions)
 
 
 @hookimpl

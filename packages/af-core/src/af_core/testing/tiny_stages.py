@@ -1,6 +1,6 @@
 """Tiny stages: one of every kind, deterministic, without weights, a few microseconds each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -61,6 +61,19 @@ class TinyImageEncoder:
         mean = F.adaptive_avg_pool2d(grey, size)
         spread = F.adaptive_max_pool2d(grey, size) - mean
         return torch.cat([mean, spread], dim=1)[:, None]
+
+
+@attrs.frozen
+class TinyTextEncoder:
+    """Each letter of a prompt as one number; what is missing is zero."""
+
+    length: int = 8
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Return [b, length, 1]."""
+        codes = [list(prompt.encode())[: self.length] for prompt in prompts]
+        rows = [code + [0] * (self.length - len(code)) for code in codes]
+        return torch.tensor(rows, dtype=torch.float32)[..., None] / 255
 
 
 @attrs.frozen

@@ -13,6 +13,7 @@ from af_core.ports import (
     latent_frames,
     portrait_image,
     portrait_latent,
+    text_rows,
     video_frames,
 )
 
@@ -37,6 +38,7 @@ class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True)
             (
                 Port("rows", feature_rows(self.audio_dim)),
                 Port("portrait", portrait_latent(geometry, self.reference_channels)),
+                *(() if self.text_dim is None else (Port("text", text_rows(self.text_dim)),)),
             ),
             (Port("latents", latent_frames(geometry, channels, geometry.block_latents)),),
             num_parameters=num_parameters(self),
