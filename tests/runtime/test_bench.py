@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 from af_runtime import cli
-from af_runtime.bench import bench, speech_like
-from af_runtime.bench_report import trend
+from af_runtime.benchmark import bench, speech_like
+from af_runtime.benchmark_report import trend
 from bar_avatar import BarRunner, make_avatar
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from af_audio import PcmSource
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
-from af_runtime.generate import GenerationInterrupted, generate
+from af_runtime.generation import GenerationInterrupted, generate
 from media_files import onsets, read_sound, read_video, write_wav
 from PIL import Image
 

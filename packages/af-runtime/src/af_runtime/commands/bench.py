@@ -18,7 +18,7 @@ from af_runtime.commands.threads import Threads, use_threads
 from af_runtime.outputs import checked_output, replacing
 
 if TYPE_CHECKING:
-    from af_runtime.bench_report import BenchReport
+    from af_runtime.benchmark_report import BenchReport
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def bench(
     use_threads(threads)
     from af_core.graph import parse_overrides
 
-    from af_runtime import bench as library
+    from af_runtime import benchmark as library
 
     console = Console(stderr=True, highlight=False)
     with _bar(console) as show:

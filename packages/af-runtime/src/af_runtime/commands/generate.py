@@ -18,7 +18,7 @@ from af_runtime.errors import RequestError
 from af_runtime.exit_codes import INTERRUPTED
 
 if TYPE_CHECKING:
-    from af_runtime.generate import Clip
+    from af_runtime.generation import Clip
 
 TERMINATED = 143
 
@@ -94,7 +94,7 @@ def generate(
     use_threads(threads)
     from af_core.graph import parse_overrides
 
-    from af_runtime import generate as library
+    from af_runtime import generation as library
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     source = _standard_input(pcm_rate, pcm_format) if audio == "-" else audio

@@ -23,7 +23,7 @@ from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 from torch import Tensor
 
-from af_runtime.bench_report import BenchReport, build_report
+from af_runtime.benchmark_report import BenchReport, build_report
 from af_runtime.errors import RequestError
 from af_runtime.gallery import HOME_PRESET, shipped_portraits
 from af_runtime.media import VideoSettings

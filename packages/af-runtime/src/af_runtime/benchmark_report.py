@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 if TYPE_CHECKING:
-    from af_runtime.bench import Measured
+    from af_runtime.benchmark import Measured
 
 SCHEMA = "af-bench/1"
 TREND_BINS = 150
