@@ -45,7 +45,7 @@ def write_tensors(
     """Write a safetensors file; it appears whole or not at all."""
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
-    held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    held = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     save_file(held, part, dict(metadata or {}))
     os.replace(part, path)
 
