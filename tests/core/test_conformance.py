@@ -1,5 +1,7 @@
 """The conformance kit: tiny stages pass it, and a stage with a planted fault fails it."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from af_core.geometry import Geometry
@@ -64,7 +66,7 @@ class RestartsEachChunk(TinyAudioEncoder):
 
 
 class RemembersOutside(TinyAudioEncoder):
-    seen = []
+    seen: ClassVar = []
 
     def step(self, state, samples):
         self.seen.append(samples)
@@ -73,7 +75,7 @@ class RemembersOutside(TinyAudioEncoder):
 
 
 class LeaksTensors(TinyAudioEncoder):
-    kept = []
+    kept: ClassVar = []
 
     def step(self, state, samples):
         self.kept.append(samples.clone())

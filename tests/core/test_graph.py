@@ -110,7 +110,7 @@ def test_an_edge_that_closes_a_loop_is_refused_and_the_loop_is_shown(graph):
 def test_an_input_takes_one_edge_but_an_output_feeds_many(graph):
     graph = graph.add(node("file", [("frames", VIDEO)])).connect("avatar.frames", "file.frames")
     graph = graph.connect("avatar.frames", "mark.frames")
-    with pytest.raises(PipelineConnectError, match="already fed by 'avatar.frames'"):
+    with pytest.raises(PipelineConnectError, match=r"already fed by .avatar\.frames"):
         graph.connect("mark.frames", "file.frames")
 
 

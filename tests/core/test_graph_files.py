@@ -68,7 +68,7 @@ def test_all_errors_come_at_once_with_suggestions(check):
         .replace("decoder: {use: tiny}", "decoder: tiny")
     )
     checked = check(text)
-    found = dict(((p.path, p.code), p) for p in checked.problems)
+    found = {(p.path, p.code): p for p in checked.problems}
     assert set(found) == {
         ("nmae", "unknown_key"),
         ("name", "missing_key"),

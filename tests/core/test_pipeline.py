@@ -230,7 +230,7 @@ def test_the_prompt_reaches_a_network_that_takes_text():
 
 
 def test_a_network_that_takes_text_asks_for_a_text_encoder():
-    with pytest.raises(PipelineError, match="denoiser.text"):
+    with pytest.raises(PipelineError, match=r"denoiser\.text"):
         tiny_avatar(
             denoiser={"use": "causal_wan", "in_channels": 5, "out_channels": 2, "audio_dim": 4}
         )

@@ -70,14 +70,20 @@ WRONG = {
     "a ladder that does not fit the window": (
         {"window_scheduler.num_slots": 3}, "noise_schedule", "needs 3"
     ),
-    "a window without blocks": ({"window_scheduler.num_slots": 0}, "window_scheduler", "at least 1"),
+    "a window without blocks": (
+        {"window_scheduler.num_slots": 0}, "window_scheduler", "at least 1"
+    ),
     "sizes that do not divide": ({"geometry.width": 250}, "geometry", "256x256 would do"),
     "an autoencoder of another stride": (
         {"geometry.spatial_stride": 8}, "image_encoder", "spatial_stride: 16"
     ),
-    "features of another width": ({"denoiser.audio_dim": 32}, "audio_encoder.rows -> denoiser.rows", "channels"),
+    "features of another width": (
+        {"denoiser.audio_dim": 32}, "audio_encoder.rows -> denoiser.rows", "channels"
+    ),
     "latents of another width": (
-        {"denoiser.out_channels": 8, "denoiser.in_channels": 25}, "denoiser.latents -> decoder.latents", "channels"
+        {"denoiser.out_channels": 8, "denoiser.in_channels": 25},
+        "denoiser.latents -> decoder.latents",
+        "channels",
     ),
     "heads that do not divide": ({"denoiser.num_heads": 3}, "denoiser", "heads"),
 }  # fmt: skip

@@ -6,8 +6,8 @@
         frames, state = avatar.step(state, samples)
     frames, state = avatar.flush(state)
 
-The avatar holds weights, the state holds memory: one avatar serves any number of streams. Speech may
-be cut into chunks of any size; the video does not depend on the cut.
+The avatar holds weights, the state holds memory: one avatar serves any number of streams. Speech
+may be cut into chunks of any size; the video does not depend on the cut.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -8,6 +8,7 @@ from af_core.geometry import SAMPLES_PER_FRAME, VIDEO_FPS
 from af_core.graph.checked import PARTS, Pipeline, Stage
 from af_core.graph.graph import Graph, Node
 from af_core.graph.wiring import counted_parameters, ladder, weights_file
+from af_core.plugins.contract import Declares
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -229,8 +230,9 @@ def _part(pipeline: Pipeline, stage: Stage) -> PartReport:
 
 
 def _facts(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
-    declare = getattr(stage.config, "declare", None)
-    return dict(declare(pipeline.geometry).facts) if callable(declare) else {}
+    if not isinstance(stage.config, Declares):
+        return {}
+    return dict(stage.config.declare(pipeline.geometry).facts)
 
 
 def _options(stage: Stage | None) -> dict[str, Any]:

@@ -161,9 +161,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        other = both and "use" in value and value["use"] != old.get("use")
-        out[key] = merged(old, value) if both and not other else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            another = "use" in value and value["use"] != old.get("use")
+            out[key] = dict(value) if another else merged(old, value)
+        else:
+            out[key] = value
     return out
 
 

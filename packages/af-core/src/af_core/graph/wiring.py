@@ -10,6 +10,7 @@ from af_core.errors import AvatarForcingError
 from af_core.geometry import Geometry
 from af_core.graph.checked import PARTS, Stage
 from af_core.graph.graph import Node
+from af_core.plugins.contract import Declares, PreviewsLadder
 from af_core.ports import VARYING, Declaration, Format, Port, audio_samples, portrait_image
 from af_core.problems import Problem, did_you_mean
 
@@ -30,7 +31,7 @@ SOURCES = ("audio", "portrait", "prompt")
 
 
 def sources(geometry: Geometry, *, text: bool = False) -> tuple[Node, ...]:
-    """Return the nodes where data enters: the speech, the portrait, and the prompt if it is read."""
+    """Return the nodes where data enters: speech, portrait, and the prompt if it is read."""
     prompt = Node("prompt", Declaration(outputs=(Port("prompt", Format("text")),)), "source")
     speech = Port("samples", audio_samples(VARYING))
     picture = Port("image", portrait_image(geometry))
@@ -51,7 +52,7 @@ def denoiser_declaration(geometry: Geometry, stages: Mapping[str, Stage]) -> Dec
     parts = [
         stages[kind].config.declare(geometry)
         for kind in PARTS
-        if kind in stages and hasattr(stages[kind].config, "declare")
+        if kind in stages and isinstance(stages[kind].config, Declares)
     ]
     held = sum(part.latents_held for part in parts)
     return attrs.evolve(
@@ -69,9 +70,11 @@ def ladder(stages: Mapping[str, Stage], geometry: Geometry) -> list[float] | Non
     A schedule's config may have ``preview_ladder(num_rungs)``, which raises ``ConfigError`` for a
     ladder that does not fit the window.
     """
-    preview = getattr(stages["noise_schedule"].config, "preview_ladder", None)
+    schedule = stages["noise_schedule"].config
     num_rungs = stages["window_scheduler"].config.declare(geometry).num_rungs
-    return list(preview(num_rungs)) if callable(preview) and num_rungs else None
+    if not (isinstance(schedule, PreviewsLadder) and num_rungs):
+        return None
+    return schedule.preview_ladder(num_rungs)
 
 
 def ladder_problems(stages: Mapping[str, Stage], geometry: Geometry) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import msgspec
@@ -45,6 +45,24 @@ class StageConfig(Protocol):
 
     def build(self, context: BuildContext) -> Any:
         """Construct the stage; torch is imported and weights are read here, not earlier."""
+        ...
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """A config that tells about its stage before it is built."""
+
+    def declare(self, geometry: Geometry) -> Declaration:
+        """Return ports, delay and memory."""
+        ...
+
+
+@runtime_checkable
+class PreviewsLadder(Protocol):
+    """A noise schedule's config that can tell its levels without torch; ``explain`` shows them."""
+
+    def preview_ladder(self, num_rungs: int) -> list[float]:
+        """Return the levels, noisiest first; raise ``ConfigError`` if they cannot be so many."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Hypothesis strategies: every way in which a stream may be cut, and streams interleaved."""
 
+from itertools import pairwise
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -27,4 +28,4 @@ def interleavings(lengths: list[int]) -> st.SearchStrategy[list[int]]:
 
 def _sizes(cuts: list[int], total: int) -> list[int]:
     edges = [0, *cuts, total]
-    return [end - start for start, end in zip(edges, edges[1:], strict=False)]
+    return [end - start for start, end in pairwise(edges)]

@@ -4,11 +4,11 @@ from af_core.graph import open_pipeline
 from af_core.pipeline import Avatar, build
 from af_core.plugins import load_catalog
 from af_core.testing import tiny_plugin
+from af_core.testing.tiny_denoiser import TinyDenoiser as TinyDenoiser
+from af_core.testing.tiny_denoiser import TinyNoiseSchedule as TinyNoiseSchedule
 from af_core.testing.tiny_stages import TinyAudioEncoder as TinyAudioEncoder
 from af_core.testing.tiny_stages import TinyDecoder as TinyDecoder
-from af_core.testing.tiny_denoiser import TinyDenoiser as TinyDenoiser
 from af_core.testing.tiny_stages import TinyImageEncoder as TinyImageEncoder
-from af_core.testing.tiny_denoiser import TinyNoiseSchedule as TinyNoiseSchedule
 from af_core.testing.tiny_stages import TinyTextEncoder as TinyTextEncoder
 from af_core.testing.tiny_stages import TinyTrail as TinyTrail
 from af_core.testing.tiny_window import TinyAnchorCache as TinyAnchorCache

@@ -105,10 +105,11 @@ class TinyDenoiser:
             stored = plan.stored[segment.recalls_from :]
             keys += [(position, memory.slots[slot]) for slot, position in stored]
         if segment.anchor_at is not None:
-            own = memory is not None and plan.anchor_slot is not None
-            keys.append((segment.anchor_at, memory.slots[plan.anchor_slot] if own else conditions))
+            slot = plan.anchor_slot
+            anchor = conditions if memory is None or slot is None else memory.slots[slot]
+            keys.append((segment.anchor_at, anchor))
         rows = [
-            sum(key * (1 / (1 + abs(plan.positions[i] - at))) for at, key in keys) / len(keys)
+            torch.stack([key / (1 + abs(plan.positions[i] - at)) for at, key in keys]).mean(0)
             for i in range(segment.start, segment.stop)
         ]
         return torch.stack(rows, dim=1)

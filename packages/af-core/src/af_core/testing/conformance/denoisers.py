@@ -1,4 +1,4 @@
-"""Checks for denoisers; ``latent`` is (c, h, w) of a latent frame, ``feature_dim`` a row's width."""
+"""Checks for denoisers; ``latent`` is (c, h, w), ``feature_dim`` the width of an audio row."""
 
 from collections.abc import Callable
 from typing import Any

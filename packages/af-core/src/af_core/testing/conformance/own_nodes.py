@@ -1,6 +1,7 @@
 """Checks for nodes of one's own; ``inputs`` makes [b, m, ...] tensors by port from (b, m, seed)."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def ran(node: Any, inputs: Mapping[str, Tensor], sizes: tuple[int, ...] = ()) ->
     edges = [0, *torch.tensor(sizes, dtype=torch.long).cumsum(0).tolist(), length]
     state = node.open(len(next(iter(inputs.values()))))
     outputs: dict[str, list[Tensor]] = {}
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         piece = {port: value[:, start:stop] for port, value in inputs.items()}
         made, state = node.step(state, piece)
         _collect(outputs, made)
