@@ -1,6 +1,13 @@
 """Exit codes of the command line; a supervisor restarts on none of 2, 77 and 78."""
 
-from af_core.errors import AvatarForcingError, PipelineError, PluginError
+from af_core.errors import (
+    AvatarForcingError,
+    ConfigError,
+    GeometryError,
+    PipelineError,
+    PluginError,
+    WeightsError,
+)
 
 from af_runtime.errors import RequestError, UnavailableError
 
@@ -17,7 +24,7 @@ INTERRUPTED = 130
 
 def exit_code(error: AvatarForcingError) -> int:
     """Return the code with which an error ends the command."""
-    if isinstance(error, PipelineError | PluginError):
+    if isinstance(error, PipelineError | PluginError | ConfigError | GeometryError | WeightsError):
         return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE
