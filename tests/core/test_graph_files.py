@@ -85,6 +85,21 @@ def test_all_errors_come_at_once_with_suggestions(check):
     assert checked.pipeline is None
 
 
+def test_an_error_in_one_place_hides_none_in_another(check):
+    text = TINY.replace("name: tiny\n", "nmae: tiny\n") + (
+        "nodes:\n  glow: {use: tiny_trail, inputs: {frames: audio.samples}}\n"
+        "placement: {gpu: {nodes: [decodr], device: tpu}}\noutput: glow.frame\n"
+    )
+    assert set(codes(check(text))) == {
+        ("unknown_key", "nmae"),
+        ("missing_key", "name"),
+        ("bad_value", "placement.gpu"),
+        ("unknown_node", "placement.gpu.nodes"),
+        ("format_mismatch", "audio.samples -> glow.frames"),
+        ("unknown_port", "output"),
+    }
+
+
 def test_an_exception_and_json_hold_the_same_objects(tmp_path, catalog):
     path = tmp_path / "p.yaml"
     path.write_text(TINY.replace("num_passes", "num_pases"))

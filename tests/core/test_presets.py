@@ -95,6 +95,11 @@ def test_settings_that_cannot_work_are_found_before_anything_is_loaded(change, p
     assert any(p.path == path and said in str(p) for p in problems), problems
 
 
+def test_one_cause_is_told_once_for_each_stage_and_not_again():
+    problems = check_pipeline("toon", {"geometry.spatial_stride": 8}, CATALOG).problems
+    assert [p.path for p in problems] == ["image_encoder", "decoder"]
+
+
 def test_explain_prints_a_page_of_100_columns_and_json_on_stdout():
     code = "from af_runtime.cli import main; main()"
     run = [sys.executable, "-c", code, "explain", "toon"]

@@ -2,24 +2,37 @@
 
 from collections.abc import Mapping
 
-from af_core.graph.spec import ProcessSpec
 from af_core.problems import Problem, unknown
 
 
-def placement_problems(placement: Mapping[str, ProcessSpec], nodes: list[str]) -> list[Problem]:
-    """Return nodes that do not exist or that two processes claim."""
+def placement_problems(placement: object, nodes: list[str]) -> list[Problem]:
+    """Return nodes that do not exist or that two processes claim.
+
+    ``placement`` is the table as it was written; its shape is judged with the rest of the file.
+    """
     problems: list[Problem] = []
     owner: dict[str, str] = {}
-    for process, part in placement.items():
+    for process, node in _pairs(placement):
         path = f"placement.{process}.nodes"
-        for node in part.nodes:
-            if node not in nodes:
-                problems.append(unknown("unknown_node", path, "node", node, nodes))
-            elif node in owner:
-                text = f"{node!r} is placed in {owner[node]!r} already; a node runs in one process."
-                problems.append(Problem("placed_twice", path, text, got=node))
-            owner[node] = process
+        if node not in nodes:
+            problems.append(unknown("unknown_node", path, "node", node, nodes))
+        elif node in owner:
+            text = f"{node!r} is placed in {owner[node]!r} already; a node runs in one process."
+            problems.append(Problem("placed_twice", path, text, got=node))
+        owner.setdefault(node, process)
     return problems
+
+
+def _pairs(placement: object) -> list[tuple[str, str]]:
+    """Return (process, node) for everything that has the right shape."""
+    parts = placement.items() if isinstance(placement, Mapping) else ()
+    return [
+        (str(process), node)
+        for process, part in parts
+        if isinstance(part, Mapping) and isinstance(part.get("nodes"), list)
+        for node in part["nodes"]
+        if isinstance(node, str)
+    ]
 
 
 def in_process_problems(processes: Mapping[str, tuple[str, list[str]]]) -> list[Problem]:

@@ -12,7 +12,7 @@ from af_core.graph.checked import PARTS, Pipeline, Stage
 from af_core.graph.graph import Graph, Node
 from af_core.graph.placement import placement_problems
 from af_core.graph.reading import Document, read_document, with_overrides
-from af_core.graph.spec import STAGE_KEYS, PipelineSpec
+from af_core.graph.spec import DEFAULT_OUTPUT, STAGE_KEYS, GeometrySpec, PipelineSpec
 from af_core.graph.strict import decode
 from af_core.graph.wiring import (
     SOURCES,
@@ -70,32 +70,45 @@ def resolve(
     """Return the pipeline that a table describes, with all problems; see ``check_pipeline``."""
     spec, problems = decode(table, PipelineSpec, "")
     stages, more = _stages(table, catalog)
+    problems += [*more, *placement_problems(table.get("placement"), _node_names(table))]
+    geometry, more = _geometry(table.get("geometry"))
     problems += more
-    geometry, more = _geometry(spec)
-    problems += more
-    if geometry is None or spec is None:
+    if geometry is None:
         return None, problems
-    graph, more = _graph(geometry, stages)
+    graph, more = _graph(geometry, stages, _node_names(table))
     problems += more
-    if not {key for key in STAGE_KEYS if getattr(spec, key) is not None} <= stages.keys():
+    wanted = {key for key in STAGE_KEYS if key != "text_encoder" or table.get(key) is not None}
+    built = {node.name for node in graph.nodes} | {*PARTS} & stages.keys()
+    if not wanted <= built:
         return None, problems  # what follows would only repeat that a stage is missing
-    problems += graph.problems()
-    problems += _output_problems(graph, spec.output)
-    problems += placement_problems(spec.placement, [node.name for node in graph.nodes])
+    refused = {p.path.rpartition(" -> ")[2] for p in problems}
+    problems += [problem for problem in graph.problems() if problem.path not in refused]
+    problems += _output_problems(graph, table.get("output", DEFAULT_OUTPUT))
     problems += ladder_problems(stages, geometry)
     problems += weights_problems(stages)
+    if spec is None:
+        return None, problems
     origin = document.origin if document else ""
     provider = document.provider if document else ""
     return Pipeline(spec, geometry, graph, stages, origin, provider), problems
 
 
-def _geometry(spec: PipelineSpec | None) -> tuple[Geometry | None, list[Problem]]:
+def _geometry(data: object) -> tuple[Geometry | None, list[Problem]]:
+    """Return the geometry; what is wrong with single keys has been reported with the file."""
+    spec, _ = decode(data, GeometrySpec, "geometry")
     if spec is None:
         return None, []
     try:
-        return Geometry(**msgspec.structs.asdict(spec.geometry)), []
+        return Geometry(**msgspec.structs.asdict(spec)), []
     except (AvatarForcingError, ValueError) as e:
         return None, [Problem("bad_geometry", "geometry", str(e))]
+
+
+def _node_names(table: Mapping[str, Any]) -> list[str]:
+    """Return the names of the nodes that the table describes, resolved or not."""
+    own = table.get("nodes")
+    stages = [key for key in STAGE_KEYS if key in table and key not in PARTS]
+    return [*SOURCES[:2], *stages, *(map(str, own) if isinstance(own, Mapping) else ())]
 
 
 def _stages(table: Mapping[str, Any], catalog: Catalog) -> tuple[dict[str, Stage], list[Problem]]:
@@ -159,7 +172,9 @@ def _inputs_problems(path: str, inputs: object) -> list[Problem]:
     return [Problem("bad_value", f"{path}.inputs", text, want, repr(inputs))]
 
 
-def _graph(geometry: Geometry, stages: Mapping[str, Stage]) -> tuple[Graph, list[Problem]]:
+def _graph(
+    geometry: Geometry, stages: Mapping[str, Stage], names: list[str]
+) -> tuple[Graph, list[Problem]]:
     graph = Graph(sources(geometry, text="text_encoder" in stages), style="file")
     problems: list[Problem] = []
     for stage in stages.values():
@@ -180,9 +195,9 @@ def _graph(geometry: Geometry, stages: Mapping[str, Stage]) -> tuple[Graph, list
         if graph.node(target.partition(".")[0]) is None:
             continue
         found = graph.edge_problems(source, target)
-        missing = source.partition(".")[0]
-        if found and missing in STAGE_KEYS and missing not in stages:
-            continue  # that stage has its own problem already
+        begins = source.partition(".")[0]
+        if graph.node(begins) is None and begins in names:
+            continue  # that node has its own problem already
         problems += found
         if not found:
             graph = graph.connect(source, target)
@@ -204,7 +219,9 @@ def _wanted_edges(stages: Mapping[str, Stage]) -> list[tuple[str, str]]:
     return edges
 
 
-def _output_problems(graph: Graph, output: str) -> list[Problem]:
+def _output_problems(graph: Graph, output: object) -> list[Problem]:
+    if not isinstance(output, str):
+        return []  # the decoding of the whole has reported it
     made = graph.format_of(output)
     if made is not None and made.media == "frames":
         return []

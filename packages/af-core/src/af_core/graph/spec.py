@@ -20,6 +20,9 @@ STAGE_KEYS = (
 )
 """Top-level keys that name a stage; each is also the kind it is looked up under."""
 
+DEFAULT_OUTPUT = "decoder.frames"
+"""What an avatar emits unless the pipeline names something else."""
+
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
@@ -85,7 +88,7 @@ class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Floating-point type of the denoiser."""
     nodes: dict[str, dict[str, Any]] = {}
     """Nodes of your own, by name."""
-    output: str = "decoder.frames"
+    output: str = DEFAULT_OUTPUT
     """The output, written ``node.port``, that the avatar emits."""
     placement: dict[str, ProcessSpec] = {}
     """Processes by name; nodes that none of them lists run in ``main`` on the CPU."""
