@@ -14,6 +14,7 @@ import media_files
 import numpy as np
 import pytest
 from af_runtime import cli
+from af_runtime.errors import MediaError
 from media_files import read_video, write_audio, write_silent_video, write_wav
 from PIL import Image
 
@@ -203,6 +204,18 @@ def test_a_disk_that_fills_up_ends_in_one_message_and_leaves_nothing(run, tmp_pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Mp4Writer, "_mux", full)
+    before = {p.name for p in tmp_path.iterdir()}
+    result = run("generate", "face.png", "speech.wav", "-o", "o.mp4")
+    check_one_clear_message(result, FAILED, "No space left", before, tmp_path)
+
+
+def test_a_disk_that_fills_up_at_the_very_end_leaves_nothing_either(run, tmp_path, monkeypatch):
+    from af_runtime.media import Mp4Writer
+
+    def full(self):
+        raise MediaError("No space left on device")
+
+    monkeypatch.setattr(Mp4Writer, "finish", full)
     before = {p.name for p in tmp_path.iterdir()}
     result = run("generate", "face.png", "speech.wav", "-o", "o.mp4")
     check_one_clear_message(result, FAILED, "No space left", before, tmp_path)

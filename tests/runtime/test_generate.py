@@ -3,12 +3,13 @@
 import io
 import math
 
+import attrs
 import numpy as np
 import pytest
 from af_audio import PcmSource
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from af_runtime.generation import GenerationInterrupted, generate
-from media_files import onsets, read_sound, read_video, write_wav
+from media_files import onsets, read_sound, read_video, write_audio, write_wav
 from PIL import Image
 
 
@@ -157,3 +158,27 @@ def test_progress_counts_up_to_the_length_of_the_file(tmp_path, bar_avatar, port
     generate(portrait_file, audio, out, avatar=bar_avatar, on_progress=seen.append)
     assert seen[-1].num_frames == seen[-1].total_frames == 125
     assert [p.num_frames for p in seen] == sorted(p.num_frames for p in seen)
+
+
+def test_a_photo_for_a_model_of_drawings_is_warned_about_at_once_and_in_the_result(
+    tmp_path, bar_avatar, clicks
+):
+    photo = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    audio = write_wav(tmp_path / "a.wav", clicks.samples)
+    toon = attrs.evolve(bar_avatar, info=attrs.evolve(bar_avatar.info, preset="toon"))
+    events = []
+    clip = generate(
+        *(tmp_path / "photo.png", audio, tmp_path / "out.mp4"),
+        avatar=toon,
+        on_warning=events.append,
+        on_progress=events.append,
+    )
+    assert "avatarforcing-1.3b" in events[0] and clip.warnings == (events[0],)
+
+
+def test_an_audio_file_cut_short_is_warned_about(tmp_path, bar_avatar, portrait_file):
+    whole = write_audio(tmp_path / "b.mp3", np.full(400_000, 0.3), "libmp3lame", 44_100)
+    (tmp_path / "a.mp3").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    clip = generate(portrait_file, tmp_path / "a.mp3", tmp_path / "o.mp4", avatar=bar_avatar)
+    assert len(clip.warnings) == 1 and "cut short" in clip.warnings[0]

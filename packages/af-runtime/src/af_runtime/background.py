@@ -31,11 +31,6 @@ class BackgroundWriter:
         self._thread = threading.Thread(target=self._run, name="af-encode", daemon=True)
         self._thread.start()
 
-    @property
-    def path(self) -> Path:
-        """Where the finished file will be."""
-        return self._writer.path
-
     def add_audio(self, samples: NDArray[np.float32]) -> None:
         """Hand over sound, float32 ``[channels, n]``; the array must not be changed later."""
         self._put(partial(self._writer.add_audio, samples))

@@ -167,15 +167,15 @@ class _LongStream:
     def run(
         self, warmup: int, steps: int, opening: tuple[float, float, tuple[float, ...]]
     ) -> Measured:
-        try:
+        with self._sink:
             for _ in range(warmup):
                 self._step()
             gc.collect()
             gc.freeze()
-            return self._measure(steps, opening)
-        finally:
-            gc.unfreeze()
-            self._sink.discard()
+            try:
+                return self._measure(steps, opening)
+            finally:
+                gc.unfreeze()
 
     def _measure(self, steps: int, opening: tuple[float, float, tuple[float, ...]]) -> Measured:
         step_s, rss = np.zeros(steps), np.zeros(steps)

@@ -90,6 +90,7 @@ def generate(
     contact_sheet: str | os.PathLike[str] | None = None,
     settings: VideoSettings | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_warning: Callable[[str], None] = lambda message: None,
 ) -> Clip:
     """Make a video of ``portrait`` speaking ``audio``, in constant memory.
 
@@ -103,18 +104,16 @@ def generate(
     picture = read_picture(find_portrait(str(portrait), name), background)
     source = open_audio(audio) if isinstance(audio, str | os.PathLike) else audio
     try:
-        with collected_notices() as notices:
-            began = time.perf_counter()
-            loaded = avatar or af_core.load(name, dict(overrides or {}))
-            load_s = time.perf_counter() - began if avatar is None else 0.0
+        with collected_notices(on_warning) as notices:
+            loaded, load_s = _loaded(avatar, name, overrides)
             size = (loaded.info.width, loaded.info.height)
             pixels = fit_portrait(picture, *size, fit, background)
             notices.note(domain_warning(pixels, loaded.info.preset))
-            sink = Sink(out, source.info, *size, settings, sheet_path)
-            watch = Stopwatch()
-            interrupted = _speak(loaded, pixels, seed, source, sink, watch, on_progress)
             title = f"{Path(portrait).stem} · {Path(source.info.name).name}"
-            clip = _finish(sink, watch, title, loaded.info.preset, interrupted)
+            with Sink(out, source.info, *size, settings, sheet_path) as sink:
+                watch = Stopwatch()
+                interrupted = _speak(loaded, pixels, seed, source, sink, watch, on_progress)
+                clip = _finish(sink, watch, title, loaded.info.preset, interrupted)
     finally:
         source.close()
     if clip is not None:
@@ -122,6 +121,16 @@ def generate(
     if interrupted or clip is None:
         raise GenerationInterrupted(clip)
     return clip
+
+
+def _loaded(
+    avatar: Avatar | None, name: str, overrides: Mapping[str, Any] | None
+) -> tuple[Avatar, float]:
+    """Return the given avatar, or load the preset; and the seconds that took."""
+    if avatar is not None:
+        return avatar, 0.0
+    began = time.perf_counter()
+    return af_core.load(name, dict(overrides or {})), time.perf_counter() - began
 
 
 def _speak(
@@ -143,9 +152,6 @@ def _speak(
             on_progress(Progress(watch.num_frames, total, watch.realtime_factor()))
     except KeyboardInterrupt:
         return True
-    except BaseException:
-        sink.discard()
-        raise
     return False
 
 
@@ -192,15 +198,14 @@ def _finish(
     """Complete the files; None if there was no frame to keep."""
     with _undisturbed():
         if watch.num_frames == 0:
-            sink.discard()
             return None
         duration_s = watch.num_frames / VIDEO_FPS
-        sink.writer.finish()
+        sink.finish()
         factor = watch.realtime_factor()
         subtitle = f"{preset} · {watch.num_frames} frames · {duration_s:.2f} s · {factor:.1f}x"
         sheet = sink.save_sheet(title, f"{subtitle} real time")
     return Clip(
-        output=sink.writer.path,
+        output=sink.path,
         contact_sheet=sheet,
         preset=preset,
         num_frames=watch.num_frames,

@@ -12,7 +12,10 @@ from af_runtime.media import Mp4Writer, VideoSettings
 
 
 class Sink:
-    """The files of one clip, written as its frames and sound arrive."""
+    """The files of one clip, written as its frames and sound arrive.
+
+    As a context manager it leaves no video behind unless it was finished.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,9 @@ class Sink:
             num_channels=channels,
             settings=settings,
         )
+        self.path = path
         self.writer = BackgroundWriter(mp4)
+        self._is_finished = False
         self._sheet_path = sheet_path
         self._sheet = ContactSheet(width=width, height=height, sample_rate=rate)
 
@@ -52,6 +57,16 @@ class Sink:
         """Draw the contact sheet, if one is wanted, and return its path."""
         return self._sheet.save(self._sheet_path, title, subtitle) if self._sheet_path else None
 
-    def discard(self) -> None:
-        """Leave no video behind."""
-        self.writer.discard()
+    def finish(self) -> None:
+        """Complete the video."""
+        self.writer.finish()
+        self._is_finished = True
+
+    def __enter__(self) -> "Sink":
+        """Return the sink."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Remove what was not finished."""
+        if not self._is_finished:
+            self.writer.discard()

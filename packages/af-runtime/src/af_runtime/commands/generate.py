@@ -109,6 +109,7 @@ def generate(
                 background=background,
                 contact_sheet=contact_sheet,
                 on_progress=show,
+                on_warning=lambda message: _print_warning(console, message),
             )
         except library.GenerationInterrupted as e:
             clip = e.clip
@@ -179,10 +180,13 @@ def _bar(console: Console, quiet: bool) -> Iterator[Callable[[Any], None]]:
         yield show
 
 
+def _print_warning(console: Console, message: str) -> None:
+    """Write a warning to stderr, above the progress bar."""
+    console.print(Text.assemble(("warning: ", "bold yellow"), message))
+
+
 def _report(clip: "Clip | None", console: Console, json: bool) -> None:
-    """Write warnings and what was made to stderr, and the JSON to stdout."""
-    for warning in clip.warnings if clip else ():
-        console.print(Text.assemble(("warning: ", "bold yellow"), warning))
+    """Write what was made to stderr, or as JSON to stdout."""
     if clip is None:
         console.print("Interrupted before the first frame; no file was written.")
     elif not json:
