@@ -64,6 +64,7 @@ def _num_keys(segment: Segment, plan: Plan) -> int:
 
 def attend(
     q: Tensor,
+    turned: Tensor,
     k: Tensor,
     v: Tensor,
     layout: Layout,
@@ -72,13 +73,11 @@ def attend(
 ) -> Tensor:
     """Attend from ``q`` to what each segment sees; all are ``[b, f, s, heads, head_dim]``.
 
-    ``q`` may lack the silent leading frames. ``stored`` holds this layer's slots. Returns
-    ``[b, f, s, dim]`` for the frames of ``q``.
+    ``q`` and ``turned`` are rotated, ``k`` is not; ``q`` may lack the silent leading frames.
+    ``stored`` holds this layer's slots. Returns ``[b, f, s, dim]`` for the frames of ``q``.
     """
     plan = layout.plan
     first = k.shape[1] - q.shape[1]
-    q = rotate(q, layout.rotation[first:])
-    turned = rotate(k, layout.rotation)
     recalled = _recall(layout, stored)
     anchor = _anchor(plan, k, v, stored)
     outputs = []

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from af_core.models.attention import Attention
+from af_core.models.packed import PackedLayer, can_pack
+from af_core.models.rope import rotate
 
 
 class RMSNorm(nn.Module):
@@ -35,6 +37,13 @@ class Projections(nn.Module):
         self.o = nn.Linear(dim, dim)
         self.norm_q = RMSNorm(dim, eps) if qk_norm else nn.Identity()
         self.norm_k = RMSNorm(dim, eps) if qk_norm else nn.Identity()
+
+    @property
+    def norm_weights(self) -> tuple[Tensor, Tensor] | None:
+        """Weights of the norms of q and k, if there are any."""
+        if isinstance(self.norm_q, RMSNorm) and isinstance(self.norm_k, RMSNorm):
+            return self.norm_q.weight, self.norm_k.weight
+        return None
 
     def query(self, x: Tensor) -> Tensor:
         """Return normed queries ``[..., heads, head_dim]``."""
@@ -73,6 +82,7 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.eps = eps
+        self.packed: PackedLayer | None = None
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
         self.self_attn = Projections(dim, num_heads, eps, qk_norm)
         if text:
@@ -82,13 +92,26 @@ class Layer(nn.Module):
             nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim)
         )
 
+    def pack(self) -> None:
+        """Rearrange the weights for inference on this CPU; they must not change afterwards."""
+        if can_pack(self.self_attn.q.weight):
+            self.packed = PackedLayer.of(self)
+
     def qkv(
-        self, x: Tensor, m: LayerModulation, first_query: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v ``[b, f, s, heads, head_dim]``, unrotated; q from ``first_query`` on."""
+        self, x: Tensor, m: LayerModulation, rotation: Tensor, first_query: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return rotated q from ``first_query`` on, rotated k, plain k, and v.
+
+        All are ``[b, f, s, heads, head_dim]``; ``rotation [f, s, 1, head_dim / 2]``.
+        """
         h = modulated(x, m.shift_attention, m.scale_attention, self.eps)
-        attention = self.self_attn
-        return attention.query(h[:, first_query:]), attention.key(h), attention.value(h)
+        a = self.self_attn
+        if self.packed is not None and not torch.is_grad_enabled():
+            qk, v = self.packed.query_key_value(h, a.num_heads, self.eps)
+            turned = rotate(qk, rotation[:, :, None])
+            return turned[:, first_query:, :, 0], turned[..., 1, :, :], qk[..., 1, :, :], v
+        q, k = a.query(h[:, first_query:]), a.key(h)
+        return rotate(q, rotation[first_query:]), rotate(k, rotation), k, a.value(h)
 
     def finish(
         self,
@@ -99,12 +122,15 @@ class Layer(nn.Module):
         attention: Attention,
     ) -> Tensor:
         """Add what was attended to, then text, then the feed-forward; ``x [b, f, s, dim]``."""
-        x = torch.addcmul(x, m.gate_attention, self.self_attn.o(attended))
+        packed = None if torch.is_grad_enabled() else self.packed
+        project = self.self_attn.o if packed is None else packed.o
+        x = torch.addcmul(x, m.gate_attention, project(attended))
         if text is not None:
             q = self.cross_attn.query(self.norm3(x)).flatten(1, 2)
             x = x + self.cross_attn.o(attention(q, *text)).view_as(x)
         h = modulated(x, m.shift_ffn, m.scale_ffn, self.eps)
-        return torch.addcmul(x, m.gate_ffn, self.ffn(h))
+        h = self.ffn(h) if packed is None else packed.down(packed.up(h))
+        return torch.addcmul(x, m.gate_ffn, h)
 
 
 class AudioProjection(nn.Module):
