@@ -139,6 +139,7 @@ def test_every_kind_of_the_graph_has_checks():
 
     without = {"preset", "objective", "metric"}
     assert {kind.name for kind in KINDS} - set(conformance.kinds()) == without
+    assert set(conformance.kinds()) - {kind.name for kind in KINDS} == {"avatar"}
 
 
 @given(st.integers(0, 5000).flatmap(lambda n: st.tuples(st.just(n), chunkings(n))))

@@ -43,6 +43,23 @@ def test_causal_wan(af_check, patch):
     af_check(lambda: built("denoiser", "causal_wan", patch=patch, **shape, **channels))
 
 
+@pytest.mark.parametrize("preset", ["tiny", "toon-small"])
+@pytest.mark.af_conformance("avatar")
+def test_avatars(af_check, preset):
+    from af_core.pipeline import load
+    from af_core.testing import tiny_plugin
+
+    if preset == "tiny":
+        catalog = load_catalog(extra=[("tiny", tiny_plugin)])
+        af_check(lambda: load("tiny", catalog=catalog))
+        return
+    small = {"geometry.height": 128, "geometry.width": 128, "denoiser.num_layers": 3}
+    small |= {"audio_encoder": {"use": "tiny"}, "denoiser.audio_dim": 4}
+    catalog = load_catalog(extra=[("tiny", tiny_plugin)])
+    without = {"denoiser.weights": None, "decoder.weights": None, "image_encoder.weights": None}
+    af_check(lambda: load("toon", {**small, **without}, catalog=catalog))
+
+
 VAE = {
     "latent_channels": 4,
     "patch_size": 2,

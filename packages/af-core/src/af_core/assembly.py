@@ -90,7 +90,7 @@ def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
     if name == "denoiser":
         return DenoiseRunner(_streamer(built, pipeline.geometry.block_latents), pipeline.geometry)
     if name == "decoder":
-        return DecodeRunner(built[name])
+        return DecodeRunner(built[name], pipeline.geometry.block_latents)
     return NodeRunner(built[name])
 
 

@@ -109,9 +109,13 @@ class DenoiseRunner:
 
 @attrs.frozen
 class DecodeRunner:
-    """The decoder: latents to frames, without the portrait's own frame."""
+    """The decoder: latents to frames, without the portrait's own frame.
+
+    Latents are decoded one block a call, so that rounding does not depend on how speech is cut.
+    """
 
     decoder: Any
+    block_latents: int
 
     def open(self, opening: Opening) -> Any:
         """Show the decoder the portrait's latent; its frame is video frame 0, which is not sent."""
@@ -121,8 +125,11 @@ class DecodeRunner:
 
     def step(self, state: Any, inputs: Values) -> tuple[dict[str, Tensor], Any]:
         """Decode latents [b, f, c, h, w] to frames uint8 [b, 4 f, H, W, 3]."""
-        frames, state = self.decoder.step(state, inputs["latents"])
-        return {"frames": frames}, state
+        frames: list[Tensor] = []
+        for block in inputs["latents"].split(self.block_latents, dim=1):
+            made, state = self.decoder.step(state, block)
+            frames.append(made)
+        return {"frames": torch.cat(frames, dim=1)}, state
 
     def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Return nothing: a causal decoder owes nothing."""

@@ -183,8 +183,8 @@ class Graph:
                 f"{describe(taken.format)}",
                 f"{describe(made.format)}",
                 "\n".join(self.line(source, target) for source in fitting)
-                or f"settings of {path.partition('.')[0]} or {target.partition('.')[0]} that agree, "
-                "or a node between them",
+                or f"settings of {path.partition('.')[0]} and {target.partition('.')[0]} that "
+                "agree, or a node between them",
             )
         ]
 

@@ -1,4 +1,4 @@
-"""Conformance checks: what every stage of a kind must satisfy, as plain functions.
+"""Conformance checks: what every stage of a kind, and every avatar, must satisfy.
 
     from af_core.testing import conformance
     conformance.run("decoder", MyDecoder, latent=(16, 32, 32))
@@ -14,6 +14,7 @@ from af_core.problems import did_you_mean
 from af_core.testing.conformance import (
     anchor_caches,
     audio_encoders,
+    avatars,
     decoders,
     denoisers,
     encoders_once,
@@ -34,6 +35,7 @@ _CHECKS: dict[str, tuple[Check, ...]] = {
     "denoiser": denoisers.CHECKS,
     "decoder": decoders.CHECKS,
     "node": own_nodes.CHECKS,
+    "avatar": avatars.CHECKS,
 }
 
 

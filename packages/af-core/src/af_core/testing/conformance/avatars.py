@@ -1,0 +1,121 @@
+"""Checks for whole avatars: what a pipeline of any stages must do, whoever wrote them."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from af_core.errors import StaleStreamStateError
+from af_core.geometry import SAMPLES_PER_FRAME, num_frames
+from af_core.pipeline import Avatar
+from af_core.testing.conformance.common import keeps_nothing, pieces, same, speech
+
+Make = Callable[[], Avatar]
+
+BLOCKS = 3
+"""Blocks of speech that these checks run beyond the look-ahead."""
+
+
+def video(
+    avatar: Avatar, samples: Tensor, sizes: Sequence[int] = (), *, seed: int = 0, face: int = 0
+) -> Tensor:
+    """Return all frames of a finite utterance [b, n], cut into chunks of these sizes."""
+    frames = list(
+        avatar.stream(portraits(avatar, len(samples), face), pieces(samples, sizes), seed=seed)
+    )
+    return torch.cat(frames, dim=1)
+
+
+def portraits(avatar: Avatar, num_streams: int, face: int = 0) -> Tensor:
+    """Return seeded pictures [b, H, W, 3] of the size that the avatar takes, all the same."""
+    rng = torch.Generator().manual_seed(face)
+    size = (avatar.geometry.height, avatar.geometry.width, 3)
+    one = torch.randint(0, 256, size, generator=rng, dtype=torch.uint8)
+    return one.expand(num_streams, *size)
+
+
+def gives_one_frame_for_each_started_frame_of_sound(make: Make) -> None:
+    """A stream of n samples has exactly ceil(n / 640) frames."""
+    avatar = make()
+    for num_samples in (1, SAMPLES_PER_FRAME, SAMPLES_PER_FRAME + 1, _enough(avatar) + 77):
+        got = video(avatar, speech(1, num_samples)).shape[1]
+        want = num_frames(num_samples)
+        assert got == want, f"{num_samples} samples gave {got} frames, not {want}"
+
+
+def does_not_depend_on_how_audio_is_cut(make: Make) -> None:
+    """Any way of cutting the speech into chunks gives the same video, bit for bit."""
+    avatar = make()
+    samples = speech(1, _enough(avatar))
+    whole = video(avatar, samples)
+    length, block = samples.shape[1], avatar.geometry.samples_per_block
+    for size in (777, block, 2 * block + 1):
+        cut = (1, 0, *[size] * ((length - 1) // size))
+        same(video(avatar, samples, cut), whole, f"video of chunks of {size} samples")
+
+
+def gives_the_same_video_for_the_same_seed(make: Make) -> None:
+    """Seed, portrait and speech decide the video."""
+    avatar = make()
+    samples = speech(1, _enough(avatar))
+    same(video(avatar, samples, seed=5), video(avatar, samples, seed=5), "video of the same seed")
+
+
+def keeps_interleaved_streams_apart(make: Make) -> None:
+    """Two interleaved streams give what each gives alone."""
+    avatar = make()
+    sounds = [speech(1, _enough(avatar), seed=i) for i in range(2)]
+    step = avatar.geometry.samples_per_block
+    states = [avatar.open(portraits(avatar, 1, i), seed=i) for i in range(2)]
+    frames: list[list[Tensor]] = [[], []]
+    for start in range(0, sounds[0].shape[1], step):
+        for i in range(2):
+            made, states[i] = avatar.step(states[i], sounds[i][:, start : start + step])
+            frames[i].append(made)
+    for i in range(2):
+        frames[i].append(avatar.flush(states[i])[0])
+        alone = video(avatar, sounds[i], seed=i, face=i)
+        same(torch.cat(frames[i], dim=1), alone, f"interleaved stream {i}")
+
+
+def waits_as_long_as_it_declares(make: Make) -> None:
+    """The first frames come with the last sample of block and look-ahead, and no later."""
+    avatar = make()
+    needed = round(avatar.info.delay_ms * avatar.info.sample_rate / 1000)
+    frames, _ = avatar.step(avatar.open(portraits(avatar, 1)), speech(1, needed))
+    assert frames.shape[1] > 0, f"no frame after the declared {avatar.info.delay_ms:g} ms"
+
+
+def refuses_or_repeats_an_old_state(make: Make) -> None:
+    """Stepping an old state again gives the same frames, or an error that says so."""
+    avatar = make()
+    state, samples = avatar.open(portraits(avatar, 1)), speech(1, _enough(avatar))
+    first, _ = avatar.step(state, samples)
+    try:
+        again, _ = avatar.step(state, samples)
+    except StaleStreamStateError:
+        return
+    same(again, first, "frames of the second step from one state")
+
+
+def keeps_no_memory_of_ended_streams(make: Make) -> None:
+    """Streams leave no tensors behind."""
+    avatar = make()
+    samples = speech(1, _enough(avatar))
+    keeps_nothing(lambda: video(avatar, samples), "avatar")
+
+
+def _enough(avatar: Avatar) -> int:
+    ahead = round(avatar.info.lookahead_ms * avatar.info.sample_rate / 1000)
+    return ahead + BLOCKS * avatar.geometry.samples_per_block
+
+
+CHECKS = (
+    gives_one_frame_for_each_started_frame_of_sound,
+    does_not_depend_on_how_audio_is_cut,
+    gives_the_same_video_for_the_same_seed,
+    keeps_interleaved_streams_apart,
+    waits_as_long_as_it_declares,
+    refuses_or_repeats_an_old_state,
+    keeps_no_memory_of_ended_streams,
+)
