@@ -196,12 +196,12 @@ class CausalWan(nn.Module):
                 x = x + audio[:, :, places[index], None]
             m = modulation.layers[index]
             first = plan.num_silent if index == last else 0
-            q, turned, k, v = layer.qkv(x, m, layout.rotation, first)
+            q, k, v = layer.qkv(x, m, layout.rotation, first)
             if first == x.shape[1]:
                 save(memory, index, k, v, plan)
                 return None
             stored = None if memory is None else (memory.k[index], memory.v[index])
-            attended = attend(q, turned, k, v, layout, self.attention, stored)
+            attended = attend(q, k, v, layout, self.attention, stored)
             save(memory, index, k, v, plan)
             if first:
                 x, m = x[:, first:], m.from_frame(first)

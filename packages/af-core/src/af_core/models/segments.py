@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from af_core.models.attention import Attention
+from af_core.models.room import Room, fits, make_room
 from af_core.models.rope import RotaryPositions, rotate
 from af_core.models.wan_values import KeyValues, runs
-from af_core.stages.denoiser import Plan, Segment
+from af_core.stages.denoiser import Plan
 
 
 @attrs.frozen(eq=False)
@@ -22,8 +23,8 @@ class Layout:
     stored_rotation: Tensor | None
     stored_runs: tuple[tuple[int, int], ...]
     """(first slot, count) of neighbouring slots, in the order of ``plan.stored``."""
-    room: tuple[Tensor, Tensor] | None
-    """Keys and values of one segment, written anew in every layer; None joins by copying."""
+    room: Room | None
+    """Where keys are assembled in place; None, for training, joins them by copying."""
 
 
 def lay_out(
@@ -31,40 +32,28 @@ def lay_out(
     rotary: RotaryPositions,
     grid: tuple[int, int],
     like: Tensor,
-    room_shape: tuple[int, int] | None,
+    heads: tuple[int, int] | None,
 ) -> Layout:
     """Prepare a plan for the tokens ``like [b, f, s, dim]``.
 
-    ``room_shape`` (heads, head_dim) makes room for joined keys; None, for training, does not.
+    ``heads`` (number, width) makes room to assemble keys in; None, for training, does not.
     """
     device = like.device
     slots = tuple((i, slot) for i, (slot, _) in enumerate(plan.stored))
-    room = None
-    if room_shape is not None:
-        frames = max(_num_keys(segment, plan) for segment in plan.segments)
-        shape = (like.shape[0], frames, like.shape[2], *room_shape)
-        room = (like.new_empty(shape), like.new_empty(shape))
-    return Layout(
-        plan=plan,
-        rotation=rotary(plan.positions, grid, device),
-        anchor_rotations=tuple(
-            None if s.anchor_at is None else rotary((s.anchor_at,), grid, device)
-            for s in plan.segments
-        ),
-        stored_rotation=rotary([p for _, p in plan.stored], grid, device) if plan.stored else None,
-        stored_runs=tuple((slot, count) for _, slot, count in runs(slots)),
-        room=room,
+    stored_runs = tuple((slot, count) for _, slot, count in runs(slots))
+    rotation = rotary(plan.positions, grid, device)
+    stored = rotary([p for _, p in plan.stored], grid, device) if plan.stored else None
+    anchors = tuple(
+        None if s.anchor_at is None else rotary((s.anchor_at,), grid, device) for s in plan.segments
     )
-
-
-def _num_keys(segment: Segment, plan: Plan) -> int:
-    recalled = len(plan.stored) - segment.recalls_from
-    return (segment.anchor_at is not None) + recalled + segment.stop - segment.sees_from
+    room = None
+    if heads is not None and fits(plan):
+        room = make_room(plan, like, heads, rotation, stored, stored_runs, anchors)
+    return Layout(plan, rotation, anchors, stored, stored_runs, room)
 
 
 def attend(
     q: Tensor,
-    turned: Tensor,
     k: Tensor,
     v: Tensor,
     layout: Layout,
@@ -73,11 +62,14 @@ def attend(
 ) -> Tensor:
     """Attend from ``q`` to what each segment sees; all are ``[b, f, s, heads, head_dim]``.
 
-    ``q`` and ``turned`` are rotated, ``k`` is not; ``q`` may lack the silent leading frames.
+    ``q`` is rotated, ``k`` is not; ``q`` may lack the silent leading frames.
     ``stored`` holds this layer's slots. Returns ``[b, f, s, dim]`` for the frames of ``q``.
     """
     plan = layout.plan
     first = k.shape[1] - q.shape[1]
+    if layout.room is not None and stored is not None:
+        return layout.room.attend(q, k, v, first, attention, stored)
+    turned = rotate(k, layout.rotation)
     recalled = _recall(layout, stored)
     anchor = _anchor(plan, k, v, stored)
     outputs = []
@@ -93,9 +85,7 @@ def attend(
             keys.insert(0, rotate(anchor[0], anchor_rotation))
             values.insert(0, anchor[1])
         queries = q[:, segment.start - first : segment.stop - first].flatten(1, 2)
-        room = layout.room or (None, None)
-        joined = _join(keys, room[0]).flatten(1, 2), _join(values, room[1]).flatten(1, 2)
-        outputs.append(attention(queries, *joined))
+        outputs.append(attention(queries, _join(keys), _join(values)))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     return out.view(*q.shape[:3], -1)
 
@@ -116,23 +106,15 @@ def _recall(layout: Layout, stored: tuple[Tensor, Tensor] | None) -> tuple[Tenso
     if stored is None or layout.stored_rotation is None:
         return None
     k, v = (
-        _join([memory[:, slot : slot + n] for slot, n in layout.stored_runs], None)
+        torch.cat([memory[:, slot : slot + n] for slot, n in layout.stored_runs], dim=1)
         for memory in stored
     )
     return rotate(k, layout.stored_rotation), v
 
 
-def _join(parts: list[Tensor], room: Tensor | None) -> Tensor:
-    """Put frames one behind the other, in place where there is room."""
-    if len(parts) == 1:
-        return parts[0]
-    if room is None:
-        return torch.cat(parts, dim=1)
-    at = 0
-    for part in parts:
-        room[:, at : at + part.shape[1]].copy_(part)
-        at += part.shape[1]
-    return room[:, :at]
+def _join(parts: list[Tensor]) -> Tensor:
+    """Put the tokens of frames one behind the other, ``[b, tokens, heads, head_dim]``."""
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).flatten(1, 2)
 
 
 def save(memory: KeyValues | None, layer: int, k: Tensor, v: Tensor, plan: Plan) -> None:

@@ -99,8 +99,8 @@ class Layer(nn.Module):
 
     def qkv(
         self, x: Tensor, m: LayerModulation, rotation: Tensor, first_query: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return rotated q from ``first_query`` on, rotated k, plain k, and v.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q from ``first_query`` on, rotated, and k, which is not, and v.
 
         All are ``[b, f, s, heads, head_dim]``; ``rotation [f, s, 1, head_dim / 2]``.
         """
@@ -108,10 +108,10 @@ class Layer(nn.Module):
         a = self.self_attn
         if self.packed is not None and not torch.is_grad_enabled():
             qk, v = self.packed.query_key_value(h, a.num_heads, self.eps)
-            turned = rotate(qk, rotation[:, :, None])
-            return turned[:, first_query:, :, 0], turned[..., 1, :, :], qk[..., 1, :, :], v
-        q, k = a.query(h[:, first_query:]), a.key(h)
-        return rotate(q, rotation[first_query:]), rotate(k, rotation), k, a.value(h)
+            q, k = qk.unbind(-3)
+            return rotate(q[:, first_query:], rotation[first_query:]), k, v
+        q = a.query(h[:, first_query:])
+        return rotate(q, rotation[first_query:]), a.key(h), a.value(h)
 
     def finish(
         self,
