@@ -207,26 +207,31 @@ def test_an_avatar_of_tiny_stages_only_makes_its_frames():
     assert torch.equal(video(avatar, samples, (1, 3000)), frames)
 
 
-def test_the_prompt_reaches_a_network_that_takes_text():
-    def video_of(prompt):
-        avatar = tiny_avatar(
-            text_encoder={"use": "tiny"},
-            prompt=prompt,
-            denoiser={
-                "use": "causal_wan", "dim": 16, "ffn_dim": 16, "num_layers": 3, "num_heads": 2,
-                "freq_dim": 8, "in_channels": 5, "out_channels": 2, "audio_dim": 4,
-                "text_dim": 1, "text_len": 8,
-            },
-        )  # fmt: skip
-        network = avatar.runners["denoiser"].streamer.denoiser
-        rng = torch.Generator().manual_seed(0)
-        with torch.no_grad():  # a network starts with a head of zeros
-            for weight in network.parameters():
-                weight.copy_(torch.randn(weight.shape, generator=rng) * 0.3)
+def test_weights_are_read_and_the_prompt_reaches_a_network_that_takes_text(tmp_path):
+    from af_core.models.causal_wan import CausalWan
+    from af_core.models.wan_config import CausalWanConfig
+    from af_core.weights.files import write_tensors
+
+    shape = {
+        "dim": 16, "ffn_dim": 16, "num_layers": 3, "num_heads": 2, "freq_dim": 8,
+        "in_channels": 5, "out_channels": 2, "audio_dim": 4, "text_dim": 1, "text_len": 8,
+    }  # fmt: skip
+    rng = torch.Generator().manual_seed(0)
+    tensors = CausalWan(CausalWanConfig(**shape)).state_dict()
+    for name, value in tensors.items():
+        tensors[name] = 0.3 * torch.randn(value.shape, generator=rng)
+    write_tensors(tmp_path / "w.safetensors", tensors)
+
+    def video_of(prompt, **more):
+        denoiser = {"use": "causal_wan", **shape, **more}
+        avatar = tiny_avatar(text_encoder={"use": "tiny"}, prompt=prompt, denoiser=denoiser)
         return video(avatar, speech(1, 5000)[0])
 
-    assert not torch.equal(video_of("rain"), video_of("zebra"))
-    assert torch.equal(video_of("rain"), video_of("rain"))
+    weights = {"weights": str(tmp_path / "w.safetensors")}
+    rain = video_of("rain", **weights)
+    assert int((rain.int() - video_of("rain", **weights).int()).abs().max()) <= 1
+    assert int((rain.int() - video_of("zebra", **weights).int()).abs().max()) > 1
+    assert int((rain.int() - video_of("rain").int()).abs().max()) > 1
 
 
 def test_a_network_that_takes_text_asks_for_a_text_encoder():

@@ -41,13 +41,13 @@ def ready(module: ModuleT, context: BuildContext, dtype: torch.dtype) -> ModuleT
 
 
 def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
-    """Return the denoising network in the pipeline's precision, on its device."""
+    """Return the denoising network in the pipeline's precision, on its device, packed for it."""
     config = shape_of(options, CausalWanConfig)
     with seeded(options.seed):
         network = CausalWan(config)
     if options.weights is not None:
         load_causal_wan(network, read_tensors(options.weights), options.weights, options.lora_alpha)
-    return ready(network, context, getattr(torch, context.precision))
+    return ready(network, context, getattr(torch, context.precision)).pack()
 
 
 def tiny_vae_decoder(options: TinyVAEOptions, context: BuildContext) -> TinyVAEDecoder:
