@@ -191,6 +191,12 @@ def test_json_goes_to_stdout_and_holds_what_was_promised(run):
     assert result["output"] == "o.mp4" and result["warnings"] == [] and err == ""
 
 
+def test_the_shipped_portraits_are_listed_one_a_line(run, monkeypatch):
+    shipped = {"ada": "ada.png", "ben": "ben.png"}
+    monkeypatch.setattr("af_runtime.gallery._pictures", lambda preset: shipped)
+    assert run("generate", "--list-portraits") == (0, "ada\nben\n", "")
+
+
 def test_people_read_a_sentence_on_stderr(run):
     code, out, err = run("generate", "face.png", "speech.wav", "-o", "o.mp4")
     assert code == 0 and out == ""

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from af_audio.alignment import frame_of_sample, frames_for, samples_of_frame
+    from af_audio.alignment import first_sample, frame_of_sample, frames_for, samples_of_frame
     from af_audio.chunker import Chunker, ChunkerState
     from af_audio.errors import AudioError
     from af_audio.io import AudioInfo, AudioSource, open_audio, read_speech, stream_speech
@@ -23,6 +23,7 @@ __all__ = [
     "ChunkerState",
     "PcmSource",
     "Resampler",
+    "first_sample",
     "frame_of_sample",
     "frames_for",
     "open_audio",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "alignment": ("frame_of_sample", "frames_for", "samples_of_frame"),
+    "alignment": ("first_sample", "frame_of_sample", "frames_for", "samples_of_frame"),
     "chunker": ("Chunker", "ChunkerState"),
     "errors": ("AudioError",),
     "io": ("AudioInfo", "AudioSource", "open_audio", "read_speech", "stream_speech"),

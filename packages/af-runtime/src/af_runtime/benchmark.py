@@ -17,7 +17,7 @@ import af_core
 import attrs
 import numpy as np
 import torch
-from af_audio.io import AudioInfo
+from af_audio import AudioInfo
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray

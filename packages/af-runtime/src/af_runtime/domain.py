@@ -30,7 +30,7 @@ class Domain:
     """The preset for everything else."""
 
 
-DOMAINS = {"toon": Domain()}
+DOMAINS = {"toon": Domain(), "toon-causal": Domain()}
 """Presets with a limited world, by name."""
 
 

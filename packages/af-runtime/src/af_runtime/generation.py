@@ -14,9 +14,7 @@ import af_core
 import attrs
 import numpy as np
 import torch
-from af_audio.chunker import Chunker
-from af_audio.io import AudioSource, open_audio
-from af_audio.resample import Resampler, to_mono
+from af_audio import AudioSource, Chunker, Resampler, open_audio, to_mono
 from af_core.geometry import SAMPLES_PER_FRAME, VIDEO_FPS
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray

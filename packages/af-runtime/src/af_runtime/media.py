@@ -18,8 +18,7 @@ from typing import Any
 import attrs
 import av
 import numpy as np
-from af_audio.alignment import first_sample
-from af_audio.resample import Resampler, to_mono
+from af_audio import Resampler, first_sample, to_mono
 from af_core.geometry import VIDEO_FPS
 from av.audio.frame import AudioFrame
 from av.error import FFmpegError

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from af_audio.io import AudioInfo
+from af_audio import AudioInfo
 from numpy.typing import NDArray
 
 from af_runtime.background import BackgroundWriter

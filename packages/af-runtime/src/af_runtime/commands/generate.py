@@ -119,7 +119,7 @@ def generate(
 
 
 def _standard_input(rate: int, format: str) -> Any:
-    from af_audio.pcm import PcmSource
+    from af_audio import PcmSource
 
     if sys.stdin.isatty():
         raise RequestError(
@@ -160,20 +160,22 @@ def _bar(console: Console, quiet: bool) -> Iterator[Callable[[Any], None]]:
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} frames"),
+        TextColumn("{task.fields[count]}"),
         TextColumn("[cyan]{task.fields[factor]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading", total=None, factor="")
+        task = bar.add_task("loading", total=None, count="", factor="")
 
         def show(progress: Any) -> None:
+            total = progress.total_frames
             bar.update(
                 task,
+                count=f"{progress.num_frames}{f' of {total}' if total else ''} frames",
                 description="speaking",
                 completed=progress.num_frames,
-                total=progress.total_frames,
+                total=total,
                 factor=f"{progress.realtime_factor:.1f}x real time",
             )
 
