@@ -11,6 +11,7 @@ from af_core.anchors.dual_anchor import DualAnchorCache
 from af_core.errors import ConfigError, ShapeError
 from af_core.models.attention import Attention, explicit, sdpa
 from af_core.models.causal_wan import CausalWan
+from af_core.models.packed import can_pack
 from af_core.models.rope import rotate, rotations
 from af_core.models.wan_config import CausalWanConfig
 from af_core.models.wan_values import timestep_features
@@ -220,3 +221,28 @@ def test_bfloat16_stays_near_float32():
     rough, _ = tiny.run(tiny.streamer(tiny.make(seed=5).bfloat16()), rows, face)
     assert rough.dtype == torch.float32
     assert (exact - rough).pow(2).mean().sqrt() < 0.1 * exact.std()
+
+
+def test_packed_weights_give_the_numbers_of_the_plain_ones():
+    rows, face = tiny.speech(6), tiny.portrait()
+    plain, _ = tiny.run(tiny.streamer(tiny.make(text=True)), rows, face, text=tiny.prompt())
+    model = tiny.make(text=True).pack()
+    assert all(layer.packed is not None for layer in model.layers) == can_pack(
+        model.head.head.weight
+    )
+    packed, _ = tiny.run(tiny.streamer(model), rows, face, text=tiny.prompt())
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.train(),
+        lambda m: m.double(),
+        lambda m: m.load_state_dict(tiny.make(seed=9).state_dict()),
+    ],
+)
+def test_changing_the_weights_undoes_the_packing(change):
+    model = tiny.make().pack()
+    change(model)
+    assert all(layer.packed is None for layer in model.layers)

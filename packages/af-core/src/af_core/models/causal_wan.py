@@ -77,7 +77,8 @@ class CausalWan(nn.Module):
     def pack(self) -> "CausalWan":
         """Rearrange weights for the fastest inference on this CPU; elsewhere nothing happens.
 
-        Call it when the weights are final: later changes to them would not be seen.
+        Call it when the weights are final. Moving, loading or training them undoes it, but a
+        change of single values would not be seen.
         """
         for layer in self.layers:
             layer.pack()

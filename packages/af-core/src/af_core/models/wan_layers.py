@@ -1,5 +1,8 @@
 """The layers of the Wan 2.1 transformer, under the authors' parameter names."""
 
+from collections.abc import Callable
+from typing import Any
+
 import attrs
 import torch
 from torch import Tensor, nn
@@ -96,6 +99,20 @@ class Layer(nn.Module):
         """Rearrange the weights for inference on this CPU; they must not change afterwards."""
         if can_pack(self.self_attn.q.weight):
             self.packed = PackedLayer.of(self)
+
+    def train(self, mode: bool = True) -> "Layer":
+        """Switch to training, which the rearranged weights cannot follow, or to inference."""
+        if mode:
+            self.packed = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Layer":
+        self.packed = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self.packed = None
+        super()._load_from_state_dict(*arguments, **options)
 
     def qkv(
         self, x: Tensor, m: LayerModulation, rotation: Tensor, first_query: int = 0
