@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from af_audio import PcmSource
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
+from af_core.testing.tiny import tiny_avatar
 from af_runtime.generation import GenerationInterrupted, generate
 from media_files import onsets, read_sound, read_video, write_audio, write_wav
 from PIL import Image
@@ -182,3 +183,12 @@ def test_an_audio_file_cut_short_is_warned_about(tmp_path, bar_avatar, portrait_
     (tmp_path / "a.mp3").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     clip = generate(portrait_file, tmp_path / "a.mp3", tmp_path / "o.mp4", avatar=bar_avatar)
     assert len(clip.warnings) == 1 and "cut short" in clip.warnings[0]
+
+
+def test_the_real_engine_runs_behind_the_same_door(tmp_path, portrait_file, clicks):
+    audio = write_wav(tmp_path / "a.wav", clicks.samples[:40_000])
+    one = generate(portrait_file, audio, tmp_path / "one.mp4", avatar=tiny_avatar(), seed=3)
+    two = generate(portrait_file, audio, tmp_path / "two.mp4", avatar=tiny_avatar(), seed=3)
+    frames, _ = read_video(one.output)
+    assert one.num_frames == 63 and frames.shape == (63, 32, 48, 3)
+    assert one.output.read_bytes() == two.output.read_bytes()
