@@ -25,7 +25,7 @@ from af_core.models.wan_values import (
 )
 from af_core.stages.denoiser import Plan
 
-_MODULATIONS_KEPT = 4
+_MODULATIONS_KEPT = 12
 
 
 class CausalWan(nn.Module):
