@@ -39,7 +39,7 @@ def test_the_report_has_the_keys_of_the_schema(report):
 
 
 def test_a_stage_that_sleeps_5_ms_is_measured_at_5_ms(report):
-    assert 5 <= report.stage_ms_p50["bars"] < 12
+    assert 5 <= report.stage_ms_p50["bars"] < 60
     assert report.step_ms["p50"] >= report.stage_ms_p50["bars"]
     assert report.step_ms["min"] >= 5
     assert 1 < report.realtime_factor <= 160 / 5

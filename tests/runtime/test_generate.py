@@ -9,6 +9,7 @@ import pytest
 from af_audio import PcmSource
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from af_core.testing.tiny import tiny_avatar
+from af_runtime.background import BackgroundWriter
 from af_runtime.generation import GenerationInterrupted, generate
 from media_files import onsets, read_sound, read_video, write_audio, write_wav
 from PIL import Image
@@ -119,6 +120,25 @@ def test_ctrl_c_leaves_a_playable_file_of_what_was_done(
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         ["a.wav", "face.png", "out.mp4", "sheet.png"]
     )
+
+
+@pytest.mark.parametrize("after", [4, 5, 9])
+def test_ctrl_c_between_model_and_encoder_counts_only_what_is_in_the_file(
+    after, tmp_path, bar_avatar, portrait_file, clicks, monkeypatch
+):
+    audio = write_wav(tmp_path / "a.wav", clicks.samples)
+    calls = iter(range(1_000))
+    add = BackgroundWriter.add_frames
+
+    def add_frames(self, frames):
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        add(self, frames)
+
+    monkeypatch.setattr(BackgroundWriter, "add_frames", add_frames)
+    with pytest.raises(GenerationInterrupted) as caught:
+        generate(portrait_file, audio, tmp_path / "o.mp4", avatar=bar_avatar)
+    assert caught.value.clip.num_frames == len(read_video(tmp_path / "o.mp4")[0])
 
 
 def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path, portrait_file, bar_avatar):

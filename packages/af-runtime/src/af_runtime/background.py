@@ -39,15 +39,19 @@ class BackgroundWriter:
         """Hand over frames, uint8 RGB ``[n, H, W, 3]``; the array must not be changed later."""
         self._put(partial(self._writer.add_frames, frames))
 
+    @property
+    def num_frames(self) -> int:
+        """Frames encoded so far."""
+        return self._writer.num_frames
+
     def drain(self) -> None:
-        """Wait until everything handed over so far is encoded."""
-        self._jobs.join()
+        """Wait until everything handed over is encoded; nothing can be added afterwards."""
+        self._stop()
         self._raise_error()
 
     def finish(self) -> Path:
         """Wait for all that was handed over, then complete the file and return its path."""
-        self._stop()
-        self._raise_error()
+        self.drain()
         return self._writer.finish()
 
     def discard(self) -> None:
@@ -78,4 +82,3 @@ class BackgroundWriter:
                 except BaseException as e:
                     self._error = e
                 self.busy_s += time.perf_counter() - began
-            self._jobs.task_done()

@@ -195,18 +195,20 @@ def _finish(
 ) -> Clip | None:
     """Complete the files; None if there was no frame to keep."""
     with _undisturbed():
-        if watch.num_frames == 0:
+        sink.writer.drain()
+        num_frames = sink.writer.num_frames  # Ctrl-C may have come before the last were handed over
+        if num_frames == 0:
             return None
-        duration_s = watch.num_frames / VIDEO_FPS
         sink.finish()
+        duration_s = num_frames / VIDEO_FPS
         factor = watch.realtime_factor()
-        subtitle = f"{preset} · {watch.num_frames} frames · {duration_s:.2f} s · {factor:.1f}x"
+        subtitle = f"{preset} · {num_frames} frames · {duration_s:.2f} s · {factor:.1f}x"
         sheet = sink.save_sheet(title, f"{subtitle} real time")
     return Clip(
         output=sink.path,
         contact_sheet=sheet,
         preset=preset,
-        num_frames=watch.num_frames,
+        num_frames=num_frames,
         duration_s=duration_s,
         realtime_factor=factor,
         ttff_s=watch.ttff_s,
