@@ -25,6 +25,8 @@ class FitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     steps: int
     optimiser: Literal["adamw", "muon"] = "adamw"
+    edges: tuple[str, ...] = ()
+    """Prefixes of parameters that Muon leaves to Adam: first and last layers."""
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     final_learning_rate_ratio: float = 0.02
@@ -76,7 +78,7 @@ def fit(
     """
     directory.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = _optimiser(parameters, config)
+    optimiser = _optimiser(module, config)
     averages = Averages(module, config.average)
     start = _resume(directory, module, optimiser, averages)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -106,11 +108,18 @@ def fit(
     return averages.values
 
 
-def _optimiser(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+def _optimiser(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if config.optimiser == "muon":
-        return Muon(parameters, config.learning_rate, weight_decay=config.weight_decay)
+        hidden = [n for n, p in named.items() if p.ndim >= 2 and not n.startswith(config.edges)]
+        return Muon(
+            [named[name] for name in hidden],
+            [p for name, p in named.items() if name not in set(hidden)],
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
     return torch.optim.AdamW(
-        parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        named.values(), config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
 
 

@@ -100,7 +100,7 @@ class CausalWan(nn.Module):
         tokens = F.linear(cells, weight[:, :-1].flatten(1), self.patch_embedding.bias)
         grid = portrait.shape[3] // c.patch, portrait.shape[4] // c.patch
         return Conditions(
-            tokens, tokens + weight[:, -1].sum((1, 2)), self._text(text, len(portrait)), grid
+            portrait, tokens, tokens + weight[:, -1].sum((1, 2)), self._text(text, len(portrait)), grid
         )
 
     def _text(
@@ -209,7 +209,8 @@ class CausalWan(nn.Module):
             x = layer.finish(x, attended, m, conditions.text[index], self.attention)
         shift, scale = modulation.head_shift, modulation.head_scale
         out = self.head(x, shift[:, plan.num_silent :], scale[:, plan.num_silent :])
-        return self._unpatch(out, conditions.grid).to(latents.dtype)
+        change = self._unpatch(out, conditions.grid).to(latents.dtype)
+        return change + conditions.portrait if self.config.from_reference else change
 
     def denoise(
         self,

@@ -103,6 +103,8 @@ class Clamp(nn.Module):
 
 def _encoder(config: TinyVAEConfig) -> nn.Sequential:
     widths = config.encoder_channels
+    if not widths:
+        return nn.Sequential()
     layers: list[nn.Module] = [_conv(3 * config.patch_size**2, widths[0]), nn.ReLU()]
     stages = zip(config.encoder_blocks, config.encoder_time, config.encoder_space, strict=True)
     for i, (num_blocks, time, space) in enumerate(stages):
@@ -166,6 +168,9 @@ class TinyVAE(nn.Module):
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
         channels = config.latent_channels
+        if config.shortcut:
+            self.shortcut_in = nn.Conv2d(config.patch_values, config.latent_channels, 1)
+            self.shortcut_out = nn.Conv2d(config.latent_channels, config.patch_values, 1)
         _initialise(self)
         mean = config.latent_mean or (0.0,) * channels
         std = config.latent_std or (1.0,) * channels
@@ -181,9 +186,9 @@ class TinyVAE(nn.Module):
         if memory is None:
             lead = self.config.temporal_stride - 1
             video = torch.cat([video[:, :1].expand(-1, lead, -1, -1, -1), video], 1)
-        if self.config.patch_size > 1:
-            video = F.pixel_unshuffle(video, self.config.patch_size)
-        latents, kept = _run(self.encoder, video, memory)
+        linear = self._shortcut_in(video) if self.config.shortcut else 0
+        latents, kept = self._encode(video, memory) if self.config.encoder_channels else (0, ())
+        latents = latents + linear
         return (latents - self.mean) / self.std, kept
 
     def decode(self, latents: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
@@ -191,9 +196,52 @@ class TinyVAE(nn.Module):
 
         Without memory the first latent gives one frame; every other latent gives four.
         """
-        video, kept = _run(self.decoder, latents * self.std + self.mean, memory)
+        latents = latents * self.std + self.mean
+        video, kept = _run(self.decoder, latents, memory)
         if self.config.patch_size > 1:
             video = F.pixel_shuffle(video, self.config.patch_size)
+        if self.config.shortcut:
+            video = video + self._shortcut_out(latents)
         if memory is None:
             video = video[:, self.config.temporal_stride - 1 :]
         return video, kept
+
+    def _encode(self, video: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        if self.config.patch_size > 1:
+            video = F.pixel_unshuffle(video, self.config.patch_size)
+        return _run(self.encoder, video, memory)
+
+    def _shortcut_in(self, video: Tensor) -> Tensor:
+        folded = self.fold(video)
+        return self.shortcut_in(folded.flatten(0, 1)).unflatten(0, folded.shape[:2])
+
+    def _shortcut_out(self, latents: Tensor) -> Tensor:
+        patches = self.shortcut_out(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        frames = patches.unflatten(2, (self.config.temporal_stride, -1)).flatten(1, 2)
+        return F.pixel_shuffle(frames, self.config.spatial_stride)
+
+    def fold(self, video: Tensor) -> Tensor:
+        """Fold ``[b, 4 k, 3, H, W]`` into the patches of latent cells ``[b, k, values, h, w]``."""
+        folded = F.pixel_unshuffle(video, self.config.spatial_stride)
+        return folded.unflatten(1, (-1, self.config.temporal_stride)).flatten(2, 3)
+
+    @torch.no_grad()
+    def start_from_components(self, patches: Tensor, weights: Tensor) -> None:
+        """Start the shortcut at the whitened principal components of ``patches [n, values]``.
+
+        ``weights [n]`` say how much each counts. The networks start with nothing to add.
+        """
+        share = (weights / weights.sum())[:, None]
+        mean = (patches * share).sum(0)
+        centred = patches - mean
+        variances, basis = torch.linalg.eigh(centred.T @ (centred * share))
+        kept = slice(-self.config.latent_channels, None)
+        std, basis = variances[kept].sqrt(), basis[:, kept]
+        self.shortcut_in.weight.copy_((basis / std).T[:, :, None, None])
+        self.shortcut_in.bias.copy_(-(basis / std).T @ mean)
+        self.shortcut_out.weight.copy_((basis * std)[:, :, None, None])
+        self.shortcut_out.bias.copy_(mean)
+        for network in (self.encoder, self.decoder):
+            if len(network):
+                network[-1].weight.mul_(0.1)
+                nn.init.zeros_(network[-1].bias)

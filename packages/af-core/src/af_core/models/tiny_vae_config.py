@@ -12,7 +12,7 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patch_size: int = 1
     """Pixels are unshuffled by this much before the encoder and shuffled back after the decoder."""
     encoder_channels: tuple[int, ...] = (64, 64, 64, 64)
-    """Width after the first convolution, then of each stage."""
+    """Width after the first convolution, then of each stage. Empty: no network, only ``shortcut``."""
     encoder_blocks: tuple[int, ...] = (3, 3, 3)
     encoder_time: tuple[int, ...] = (2, 2, 1)
     encoder_space: tuple[int, ...] = (2, 2, 2)
@@ -24,6 +24,12 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pre_norm: bool = False
     """Residual blocks normalise each pixel first and add their change last, without a ReLU: trains
     from scratch several times faster. The public weights were made without it."""
+    shortcut: bool = False
+    """Add a linear path around the encoder and around the decoder, from patch to latent and back.
+
+    Started at the principal components of patches, it shows a blocky picture from the first step,
+    and the networks have only to learn what is not linear.
+    """
     latent_mean: tuple[float, ...] | None = None
     """Per channel; a denoiser works on ``(latent - mean) / std``. None: raw latents."""
     latent_std: tuple[float, ...] | None = None
@@ -32,6 +38,11 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def spatial_stride(self) -> int:
         """Pixels per latent along each side."""
         return self.patch_size * math.prod(self.decoder_space)
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in the piece of video that one latent cell stands for."""
+        return 3 * self.spatial_stride**2 * self.temporal_stride
 
     @property
     def temporal_stride(self) -> int:

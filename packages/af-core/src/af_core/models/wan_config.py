@@ -36,6 +36,8 @@ class CausalWanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Layers before which audio enters; None: 2 to half the depth, as published."""
     prediction: Literal["velocity", "x0"] = "velocity"
     """What the output means; a noise schedule turns it into the clean estimate."""
+    from_reference: bool = False
+    """The network says how the clean latent differs from the reference; needs prediction x0."""
     qk_norm: bool = True
     """Root-mean-square norm of queries and keys over the full width."""
     eps: float = 1e-6
@@ -48,6 +50,8 @@ class CausalWanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(
                 f"dim={self.dim} does not split into {self.num_heads} heads of even width."
             )
+        if self.from_reference and self.prediction != "x0":
+            raise ConfigError('from_reference adds to a clean estimate: set prediction to "x0".')
         if self.freq_dim % 2:
             raise ConfigError(f"freq_dim={self.freq_dim} must be even: half cosines, half sines.")
         if self.reference_channels < 1:

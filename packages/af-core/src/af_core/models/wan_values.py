@@ -24,6 +24,8 @@ class Modulation:
 class Conditions:
     """What stays constant for a stream: portrait, prompt and grid."""
 
+    portrait: Tensor
+    """The reference latent ``[b, 1, c, h, w]``."""
     portrait_tokens: Tensor
     """Reference and mask part of the patch embedding of the portrait's own frame [b, s, dim]."""
     other_tokens: Tensor

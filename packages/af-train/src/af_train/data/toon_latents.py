@@ -5,7 +5,7 @@ of the same numbers; latent 0 is the frame before them.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -78,28 +78,29 @@ class LatentPool:
 
     def __init__(self, directory: Path, at_least: int = 1) -> None:
         self._directory = directory
-        self._known: set[Path] = set()
-        self._shards: list[dict[str, Tensor]] = []
-        while len(self._known) * CLIPS_PER_SHARD < at_least:
-            self._scan()
-            if len(self._known) * CLIPS_PER_SHARD < at_least:
-                time.sleep(5)
-        self.clips = self._join()
+        self._shards: dict[Path, LatentClips] = {}
+        self.refresh()
+        while len(self) < at_least:
+            time.sleep(5)
+            self.refresh()
+
+    def __len__(self) -> int:
+        return CLIPS_PER_SHARD * len(self._shards)
 
     def refresh(self) -> None:
         """Take in new shards, if any."""
-        if self._scan():
-            self.clips = self._join()
+        for path in sorted(set(self._directory.glob("*.safetensors")) - set(self._shards)):
+            self._shards[path] = LatentClips(**load_file(path))
 
-    def _scan(self) -> bool:
-        new = sorted(set(self._directory.glob("*.safetensors")) - self._known)
-        self._known.update(new)
-        self._shards += [load_file(path) for path in new]
-        return bool(new)
-
-    def _join(self) -> LatentClips:
-        names = [field.name for field in attrs.fields(LatentClips)]
-        joined = {name: torch.cat([shard[name] for shard in self._shards]) for name in names}
-        if len(self._shards) > 1:
-            self._shards = [joined]
-        return LatentClips(**joined)
+    def take(self, chosen: Sequence[int]) -> LatentClips:
+        """Return these clips, by number."""
+        shards = list(self._shards.values())
+        fields = attrs.fields(LatentClips)
+        return LatentClips(
+            *(
+                torch.stack(
+                    [getattr(shards[i // CLIPS_PER_SHARD], f.name)[i % CLIPS_PER_SHARD] for i in chosen]
+                )
+                for f in fields
+            )
+        )

@@ -2,22 +2,21 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from af_train.worlds.toon import visemes
 
-CROP = 128
-"""Side of the square around the mouth, for frames of 256 pixels."""
-CROP_LEFT, CROP_TOP = 64, 95
+CROP = 64
+"""Side of the square around the mouth, for frames of 128 pixels."""
+CROP_LEFT, CROP_TOP = 32, 47
 
 
 def mouth_crop(frames: Tensor, left: int = CROP_LEFT, top: int = CROP_TOP) -> Tensor:
-    """Return the square around the mouth of ``[..., 3, 256, 256]`` frames."""
+    """Return the square around the mouth of ``[..., 3, 128, 128]`` frames."""
     return frames[..., top : top + CROP, left : left + CROP]
 
 
 class MouthReader(nn.Module):
-    """Mouth crops ``[n, 3, 128, 128]`` in 0..1 to shapes ``[n, 5]`` (see ``worlds.toon.visemes``)."""
+    """Mouth crops ``[n, 3, 64, 64]`` in 0..1 to shapes ``[n, 5]`` (see ``worlds.toon.visemes``)."""
 
     mean: Tensor
     std: Tensor
@@ -30,7 +29,7 @@ class MouthReader(nn.Module):
             layers += [nn.Conv2d(before, width, 3, 1 if i == 0 else 2, 1), nn.GroupNorm(4, width), nn.SiLU()]
             before = width
         self.features = nn.Sequential(*layers)
-        side = CROP // 2 // 2 ** (len(widths) - 1)
+        side = CROP // 2 ** (len(widths) - 1)
         self.readout = nn.Sequential(
             nn.Flatten(), nn.Linear(before * side * side, 128), nn.SiLU(), nn.Linear(128, len(visemes.NAMES))
         )
@@ -43,7 +42,7 @@ class MouthReader(nn.Module):
 
     def look(self, crops: Tensor) -> Tensor:
         """Return the last feature map, a perceptual space for mouths."""
-        return self.features(F.avg_pool2d(crops, 2) * 2 - 1)
+        return self.features(crops * 2 - 1)
 
     def read(self, features: Tensor) -> Tensor:
         """Turn features into shapes."""

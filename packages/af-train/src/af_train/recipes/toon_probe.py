@@ -20,7 +20,7 @@ class MouthProbe(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int = 16, width: int = 64) -> None:
+    def __init__(self, channels: int = 64, width: int = 64) -> None:
         super().__init__()
         self.look = nn.Conv2d(channels, width, 3)
         self.read = nn.Sequential(nn.Linear(width * 7 * 8, 256), nn.SiLU(), nn.Linear(256, 20))

@@ -9,17 +9,17 @@ from torch.nn import functional as F
 
 from af_train.loop import FitConfig, Losses, fit
 from af_train.metrics.mouth_reader import CROP, CROP_LEFT, CROP_TOP, MouthReader
-from af_train.worlds.toon import Motion, render, sample_identity, visemes
+from af_train.worlds.toon import TOON_SIZE, Motion, render, sample_identity, visemes
 from af_train.worlds.toon.clip import to_bytes
 from af_train.worlds.toon.identity import stack
 from af_train.worlds.toon.motion import sample_motion
 
-_MARGIN = 8
+_MARGIN = 4
 """Pixels kept around the crop, so that training can move it."""
 
 
 def mouth_images(num_images: int, seed: int, batch: int = 20) -> tuple[Tensor, Tensor]:
-    """Render enlarged mouth crops uint8 ``[n, 3, 144, 144]`` of random people and shapes ``[n, 5]``."""
+    """Render enlarged mouth crops uint8 ``[n, 3, 72, 72]`` of random people and shapes ``[n, 5]``."""
     rng, tensor_rng = random.Random(seed), torch.Generator().manual_seed(seed)
     sounds = torch.tensor(sorted(set(visemes.TARGETS.values()) | {visemes.REST}))
     images, shapes = [], []
@@ -29,7 +29,7 @@ def mouth_images(num_images: int, seed: int, batch: int = 20) -> tuple[Tensor, T
         spread = Motion(*(track[::40] for track in motion.tracks()))
         pair = sounds[torch.randint(len(sounds), (2, batch), generator=tensor_rng)]
         mixed = torch.lerp(pair[0], pair[1], torch.rand(batch, 1, generator=tensor_rng))
-        drawn = to_bytes(render(people, spread, mixed))
+        drawn = to_bytes(render(people, spread, mixed, TOON_SIZE))
         rows = slice(CROP_TOP - _MARGIN, CROP_TOP + CROP + _MARGIN)
         columns = slice(CROP_LEFT - _MARGIN, CROP_LEFT + CROP + _MARGIN)
         images.append(drawn[:, :, rows, columns].clone())
@@ -63,7 +63,7 @@ def _disturb(images: Tensor, rng: torch.Generator) -> Tensor:
     left, top = torch.randint(2 * _MARGIN + 1, (2,), generator=rng).tolist()
     crops = images[:, :, top : top + CROP, left : left + CROP]
     if torch.rand((), generator=rng) < 0.5:
-        small = int(torch.randint(40, CROP, (1,), generator=rng))
+        small = int(torch.randint(24, CROP, (1,), generator=rng))
         crops = F.interpolate(crops, size=small, mode="bilinear", antialias=True)
         crops = F.interpolate(crops, size=CROP, mode="bilinear")
     tint = torch.randn(len(crops), 3, 1, 1, generator=rng) * 0.02

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from af_audio.mel import MelConvEncoder
-from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.models.causal_wan import CausalWan
 from af_core.models.wan_config import CausalWanConfig
 from af_core.stages.denoiser import Plan, Segment
-from af_train.data.toon_latents import NUM_LATENTS, LatentPool
+from af_train.data.toon_latents import NUM_LATENTS, LatentClips, LatentPool
 from af_train.loop import FitConfig, Losses, fit
 from af_train.recipes.toon_audio import augment
 from af_train.recipes.toon_probe import MouthProbe, shapes_per_latent
@@ -30,6 +29,9 @@ TOON_WAN = CausalWanConfig(
     num_heads=4,
     freq_dim=128,
     patch=4,
+    in_channels=129,
+    out_channels=64,
+    from_reference=True,
     text_dim=None,
     audio_dim=64,
     audio_hidden=96,
@@ -40,6 +42,7 @@ LADDER = (0.25, 0.5, 0.8, 1.0)
 """Noise levels from rung 0 up."""
 BUDGET = 4
 """Latent frames of temporal anchor."""
+_EDGES = ("patch_embedding", "head", "time_embedding", "audio_proj", "audio_cond_projs")
 _WINDOW = len(LADDER)
 _HISTORY_WEIGHTS = {0: 0.1, 1: 0.05, 2: 0.05, 3: 0.05, 4: 0.4, 6: 0.35}
 _MOUTH_WEIGHT, _EYES_WEIGHT = 10.0, 1.5
@@ -88,12 +91,24 @@ def mouth_weights() -> Tensor:
     return weights
 
 
+def channel_weights(scales: Tensor) -> Tensor:
+    """Return the weight of each latent channel ``[c, 1, 1]``: how much of the picture it moves."""
+    return (scales / scales.mean())[:, None, None]
+
+
 class StudentObjective:
     """Draws batches and measures a denoiser on them."""
 
-    def __init__(self, model: CausalWan, pool: LatentPool, ears: MelConvEncoder, probe: MouthProbe) -> None:
+    def __init__(
+        self,
+        model: CausalWan,
+        pool: LatentPool,
+        ears: MelConvEncoder,
+        probe: MouthProbe,
+        scales: Tensor,
+    ) -> None:
         self.model, self.pool, self.ears, self.probe = model, pool, ears, probe
-        self.weights = mouth_weights()
+        self.weights = mouth_weights() * channel_weights(scales)
         self.ladder = torch.tensor(LADDER)
 
     def losses(self, num_clips: int, rng: torch.Generator, rolling: float) -> Losses:
@@ -110,32 +125,30 @@ class StudentObjective:
 
     def draw(self, num_clips: int, history: int, window: int, rng: torch.Generator) -> Batch:
         """Draw clips and a run of latents from each; the audio is heard through a bad microphone."""
-        clips = self.pool.clips
-        chosen = torch.randint(len(clips), (num_clips,), generator=rng)
+        chosen = torch.randint(len(self.pool), (num_clips,), generator=rng).tolist()
+        clips = self.pool.take(chosen)
         length = history + window
         starts = torch.randint(1, NUM_LATENTS - length + 1, (num_clips,), generator=rng).tolist()
-        samples = augment(clips.samples[chosen].float() / 32768, rng)
+        samples = augment(clips.samples.float() / 32768, rng)
         with torch.no_grad():
             rows = self.ears(samples)[:, 1:].unflatten(1, (-1, 4))
-        shapes = (shapes_per_latent(clips.mouths[chosen]) - self.probe.mean) / self.probe.std
+        shapes = (shapes_per_latent(clips.mouths) - self.probe.mean) / self.probe.std
         pick = [slice(start, start + length) for start in starts]
         pick_rows = [slice(start - 1, start - 1 + length) for start in starts]
         return Batch(
-            latents=torch.stack([clips.latents[c, p] for c, p in zip(chosen, pick, strict=True)]).float(),
-            portrait=self._portraits(chosen, rng),
+            latents=torch.stack([z[p] for z, p in zip(clips.latents, pick, strict=True)]).float(),
+            portrait=self._portraits(clips, rng),
             audio=torch.stack([r[p] for r, p in zip(rows, pick_rows, strict=True)]),
             shapes=torch.stack([s[p] for s, p in zip(shapes, pick_rows, strict=True)]),
             history=history,
         )
 
-    def _portraits(self, chosen: Tensor, rng: torch.Generator) -> Tensor:
+    def _portraits(self, clips: LatentClips, rng: torch.Generator) -> Tensor:
         """Mostly the neutral portrait, sometimes any frame of the clip."""
-        clips = self.pool.clips
-        frames = torch.randint(NUM_LATENTS, (len(chosen),), generator=rng)
-        neutral = clips.portraits[chosen]
-        moving = clips.latents[chosen, frames]
-        use_neutral = torch.rand(len(chosen), 1, 1, 1, generator=rng) < 0.75
-        return torch.where(use_neutral, neutral, moving)[:, None].float()
+        num = len(clips)
+        moving = clips.latents[range(num), torch.randint(NUM_LATENTS, (num,), generator=rng)]
+        neutral = torch.rand(num, 1, 1, 1, generator=rng) < 0.75
+        return torch.where(neutral, clips.portraits, moving)[:, None].float()
 
     def _levels(self, num: int, window: int, choice: random.Random, rng: torch.Generator) -> Tensor:
         if choice.random() < 0.6:
@@ -208,17 +221,21 @@ def train_student(
     pool: LatentPool,
     ears: MelConvEncoder,
     probe: MouthProbe,
+    scales: Tensor,
     *,
     steps: int = 10_000,
     num_clips: int = 16,
     seed: int = 0,
     learning_rate: float = 0.01,
 ) -> CausalWan:
-    """Train for ``steps``, taking in new shards of latents on the way; resumable."""
+    """Train for ``steps``, taking in new shards of latents on the way; resumable.
+
+    ``scales [c]`` says how far each latent channel moves the picture.
+    """
     torch.manual_seed(seed)
     model = CausalWan(TOON_WAN)
     calm_start(model)
-    objective = StudentObjective(model, pool, ears, probe)
+    objective = StudentObjective(model, pool, ears, probe, scales)
 
     def losses_at(step: int) -> Losses:
         if step % 50 == 0:
@@ -226,7 +243,7 @@ def train_student(
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         return objective.losses(num_clips, rng, rolling=0.6)
 
-    config = FitConfig(steps, optimiser="muon", learning_rate=learning_rate, weight_decay=0.01, warmup_steps=100)
+    config = FitConfig(steps, optimiser="muon", edges=_EDGES, learning_rate=learning_rate, weight_decay=0.01, warmup_steps=100)
     model.load_state_dict(fit(model, losses_at, config, directory))
     return model.eval()
 
@@ -238,7 +255,3 @@ def calm_start(model: CausalWan) -> None:
         layer.self_attn.o.weight.mul_(0.1)
         layer.ffn[2].weight.mul_(0.1)
 
-
-def num_rows(samples: Tensor) -> int:
-    """Return the video frames of ``[b, n]`` samples."""
-    return samples.shape[1] // SAMPLES_PER_FRAME

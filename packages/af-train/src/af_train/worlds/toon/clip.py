@@ -10,7 +10,7 @@ from af_core.geometry import VIDEO_FPS
 from af_train.worlds.toon import visemes
 from af_train.worlds.toon.identity import Identity, sample_identity
 from af_train.worlds.toon.motion import Motion, sample_motion, still
-from af_train.worlds.toon.renderer import render
+from af_train.worlds.toon.renderer import TOON_SIZE, render
 from af_train.worlds.toon.speech import TRAIN_VOICES, Speech, Synthesiser, random_speech
 
 
@@ -26,7 +26,7 @@ class Clip:
     def __len__(self) -> int:
         return len(self.mouth)
 
-    def frames(self, window: slice = slice(None), size: int = 256, batch: int = 32) -> Tensor:
+    def frames(self, window: slice = slice(None), size: int = TOON_SIZE, batch: int = 32) -> Tensor:
         """Render frames uint8 ``[t, 3, size, size]``."""
         mouth, motion = self.mouth[window], self.motion[window]
         parts = []
@@ -36,7 +36,7 @@ class Clip:
             parts.append(to_bytes(render(people, motion[part], mouth[part], size)))
         return torch.cat(parts)
 
-    def portrait(self, size: int = 256) -> Tensor:
+    def portrait(self, size: int = TOON_SIZE) -> Tensor:
         """Render the neutral portrait, uint8 ``[3, size, size]``."""
         rest = torch.tensor([visemes.REST])
         return to_bytes(render(self.identity, still(1), rest, size))[0]

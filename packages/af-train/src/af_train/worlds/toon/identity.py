@@ -57,19 +57,20 @@ class Identity:
 
     def repeat(self, times: int) -> "Identity":
         """Return each person ``times`` times in a row."""
-        return Identity(*(v.repeat_interleave(times, 0) for v in self._values()))
+        return Identity(*(v.repeat_interleave(times, 0) for v in self.values()))
 
     def to(self, device: torch.device | str) -> "Identity":
         """Return the same people on another device."""
-        return Identity(*(v.to(device) for v in self._values()))
+        return Identity(*(v.to(device) for v in self.values()))
 
-    def _values(self) -> tuple[Tensor, ...]:
+    def values(self) -> tuple[Tensor, ...]:
+        """Return every field, in order."""
         return tuple(getattr(self, field.name) for field in attrs.fields(Identity))
 
 
 def stack(people: list[Identity]) -> Identity:
     """Return one batch of people."""
-    return Identity(*(torch.cat(values) for values in zip(*(p._values() for p in people), strict=True)))
+    return Identity(*(torch.cat(values) for values in zip(*(p.values() for p in people), strict=True)))
 
 
 def sample_identity(rng: random.Random) -> Identity:

@@ -13,6 +13,9 @@ from af_train.worlds.toon.canvas import Canvas, blank, ellipse, enclose, rounded
 from af_train.worlds.toon.identity import Identity
 from af_train.worlds.toon.motion import Motion
 
+TOON_SIZE = 128
+"""Side of the frames that the embedded model draws, in pixels."""
+
 _NECK_PIVOT = 0.45
 _DARK = (0.13, 0.09, 0.10)
 _TEETH = (0.98, 0.97, 0.94)
@@ -38,7 +41,7 @@ class _Head:
         return self.x - self.yaw * sideways, self.y - self.pitch * upwards
 
 
-def render(people: Identity, motion: Motion, mouth: Tensor, size: int = 256) -> Tensor:
+def render(people: Identity, motion: Motion, mouth: Tensor, size: int = TOON_SIZE) -> Tensor:
     """Return images float ``[n, 3, size, size]`` in 0..1.
 
     ``people`` holds ``n`` identities, ``motion`` tracks of ``n`` values and ``mouth`` shapes
