@@ -225,6 +225,10 @@ class TinyVAE(nn.Module):
         folded = F.pixel_unshuffle(video, self.config.spatial_stride)
         return folded.unflatten(1, (-1, self.config.temporal_stride)).flatten(2, 3)
 
+    def channel_scales(self) -> Tensor:
+        """Return how far the linear path moves the picture per unit of each channel, ``[c]``."""
+        return self.shortcut_out.weight[:, :, 0, 0].norm(dim=0)
+
     @torch.no_grad()
     def start_from_components(self, patches: Tensor, weights: Tensor) -> None:
         """Start the shortcut at the whitened principal components of ``patches [n, values]``.

@@ -1,6 +1,6 @@
 """From nothing to the embedded avatar: every stage of the toon preset, in order, resumable.
 
-    reader -> speech encoder -> autoencoder -> gate -> latents -> probe -> student -> export
+    readers -> speech encoder -> linear codec -> decoder -> gate -> latents -> probe -> student
 
 A stage that finished has left its weights in the directory and is not repeated; one that was
 killed goes on from its last checkpoint. The gate stops the chain if the autoencoder cannot show
@@ -19,11 +19,12 @@ from af_audio.mel import MelConvConfig
 from af_core.errors import AvatarForcingError
 from af_core.models.causal_wan import CausalWan
 from af_core.models.tiny_vae import TinyVAE
+from af_core.weights.files import write_tensors
 from af_train.data.toon_latents import LatentPool, make_shards
 from af_train.metrics.mouth_reader import MouthReader
 from af_train.metrics.toon_gate import GateReport, check_autoencoder
 from af_train.recipes.toon_audio import Listener, train_listener
-from af_train.recipes.toon_autoencoder import TOON_VAE, train_autoencoder
+from af_train.recipes.toon_autoencoder import TOON_VAE, fit_encoder, train_decoder
 from af_train.recipes.toon_probe import MouthProbe, train_probe
 from af_train.recipes.toon_reader import train_reader
 from af_train.recipes.toon_student import TOON_WAN, train_student
@@ -37,7 +38,7 @@ class ToonRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     reader_steps: int = 1500
     listener_steps: int = 4000
-    autoencoder_steps: int = 12_000
+    decoder_steps: int = 6000
     num_clips: int = 4096
     """Clips of 81 frames that the student learns from."""
     probe_steps: int = 2000
@@ -71,10 +72,13 @@ def train_toon(directory: Path, recipe: ToonRecipe, say: Callable[[str], None]) 
         lambda: train_listener(directory / "listener", steps=recipe.listener_steps),
         say,
     )
+    codec = _stage(directory / "encoder.safetensors", lambda: TinyVAE(TOON_VAE), fit_encoder, say)
     vae = _stage(
         directory / "autoencoder.safetensors",
         lambda: TinyVAE(TOON_VAE),
-        lambda: train_autoencoder(directory / "ae", readers[0], steps=recipe.autoencoder_steps),
+        lambda: train_decoder(
+            directory / "decoder", codec.train(), readers[0], steps=recipe.decoder_steps
+        ),
         say,
     )
     report = check_autoencoder(vae, readers[1])
@@ -98,6 +102,7 @@ def train_toon(directory: Path, recipe: ToonRecipe, say: Callable[[str], None]) 
             pool,
             listener.encoder,
             probe,
+            vae.channel_scales(),
             steps=recipe.student_steps,
             num_clips=recipe.student_batch,
         ),
@@ -109,7 +114,7 @@ def _insist(report: GateReport, gate: bool) -> None:
     if gate and not report.passed:
         raise GateError(
             f"The autoencoder does not pass the gate: {report}. Train it longer "
-            "(autoencoder_steps) or go on all the same with gate=false."
+            "(decoder_steps) or go on all the same with gate=false."
         )
 
 
@@ -126,3 +131,20 @@ def _stage(
         model = train()
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
     return model.eval().requires_grad_(False)
+
+
+def export_toon(directory: Path, target: Path) -> list[Path]:
+    """Write the weights the preset reads, in half precision, into ``target``; return the files."""
+    target.mkdir(parents=True, exist_ok=True)
+    listener = load_file(directory / "listener.safetensors")
+    ears = {k.removeprefix("encoder."): v for k, v in listener.items() if k.startswith("encoder.")}
+    parts = {
+        "audio": ears,
+        "autoencoder": load_file(directory / "autoencoder.safetensors"),
+        "denoiser": load_file(directory / "student.safetensors"),
+    }
+    written = []
+    for name, tensors in parts.items():
+        written.append(target / f"{name}.safetensors")
+        write_tensors(written[-1], {k: v.half() for k, v in tensors.items()})
+    return written
