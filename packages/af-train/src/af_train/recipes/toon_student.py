@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from af_audio.mel import MelConvEncoder
+from af_core.anchors.config import DualAnchorConfig
+from af_core.anchors.dual_anchor import DualAnchorCache
 from af_core.models.causal_wan import CausalWan
 from af_core.models.wan_config import CausalWanConfig
-from af_core.stages.denoiser import Plan, Segment
 from af_train.data.toon_latents import NUM_LATENTS, LatentClips, LatentPool
 from af_train.loop import FitConfig, Losses, fit
 from af_train.recipes.toon_audio import augment
@@ -40,8 +41,7 @@ TOON_WAN = CausalWanConfig(
 )
 LADDER = (0.25, 0.5, 0.8, 1.0)
 """Noise levels from rung 0 up."""
-BUDGET = 4
-"""Latent frames of temporal anchor."""
+_ANCHORS = DualAnchorCache(DualAnchorConfig(temporal_budget=4))
 _EDGES = ("patch_embedding", "head", "time_embedding", "audio_proj", "audio_cond_projs")
 _WINDOW = len(LADDER)
 _HISTORY_WEIGHTS = {0: 0.1, 1: 0.05, 2: 0.05, 3: 0.05, 4: 0.4, 6: 0.35}
@@ -63,24 +63,6 @@ class Batch:
     def num_frames(self) -> int:
         """Frames of history and window."""
         return self.latents.shape[1]
-
-
-def training_plan(history: int, window: int) -> Plan:
-    """Portrait, history, window in one pass: each history frame sees what it saw when streamed.
-
-    The style anchor stands one frame before the oldest frame in sight (offset -1).
-    """
-    segments = [Segment(0, 1, sees_from=0)]
-    for i in range(history):
-        oldest = max(0, i - BUDGET)
-        segments.append(Segment(1 + i, 2 + i, sees_from=1 + oldest, anchor_at=oldest - history - 1))
-    oldest = max(0, history - BUDGET)
-    end = 1 + history + window
-    segments.append(
-        Segment(1 + history, end, sees_from=1 + oldest, anchor_at=oldest - history - 1)
-    )
-    positions = (0, *range(-history, window))
-    return Plan(positions, tuple(segments), num_silent=1 + history, portrait=0)
 
 
 def mouth_weights() -> Tensor:
@@ -195,7 +177,7 @@ class StudentObjective:
         clean_levels = torch.zeros(len(noisy), 1 + batch.history)
         levels = torch.cat([clean_levels, sigma], 1)
         rows = torch.cat([torch.zeros_like(batch.audio[:, :1]), batch.audio], 1).flatten(1, 2)
-        plan = training_plan(batch.history, noisy.shape[1])
+        plan = _ANCHORS.training(batch.history, block_latents=1, num_frames=noisy.shape[1])
         with torch.autocast("cpu", torch.bfloat16):
             return self.model.denoise(frames, 1000 * levels, rows, batch.portrait, plan).float()
 

@@ -1,4 +1,10 @@
-"""Speech with phoneme times from espeak-ng (GPL-3): used to make data, never shipped or linked."""
+"""Speech with phoneme times from espeak-ng (GPL-3): used to make data, never shipped or linked.
+
+espeak-ng carries state from one utterance to the next: the same text may last some milliseconds
+more or less, depending on what was said before. Phoneme times always belong to the sound they
+came with, so the truth stays exact; a fresh process that says the same things in the same order
+says them identically.
+"""
 
 import ctypes
 import random
