@@ -5,7 +5,7 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 
-PORTRAIT ?= ada
+PORTRAIT ?= iris
 SPEECH ?= examples/assets/speech.wav
 PRESET ?= toon
 DEMO ?= out/demo

@@ -1,6 +1,6 @@
 """A portrait and a speech file in, an mp4 out.
 
-    python examples/01_clip.py ada speech.wav clip.mp4
+    python examples/01_clip.py iris speech.wav clip.mp4
 
 The portrait is a picture or the name of a shipped one (`af-runtime generate --list-portraits`).
 The command `af-runtime generate` does the same.

@@ -1,6 +1,6 @@
 """The streaming loop by hand: speech in chunks of any size, frames as soon as they are ready.
 
-    python examples/02_step_by_hand.py ada speech.wav clip.mp4
+    python examples/02_step_by_hand.py iris speech.wav clip.mp4
 
 This is all a driver does, offline or live: the avatar holds the weights, the state holds the
 stream. A live driver reads a microphone where this one reads a file.

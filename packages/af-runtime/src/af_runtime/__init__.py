@@ -1,6 +1,6 @@
 """Run streaming avatars: clips, media files, benchmarks, the command line.
 
-    clip = af_runtime.generate("ada", "speech.wav", "clip.mp4")
+    clip = af_runtime.generate("iris", "speech.wav", "clip.mp4")
 
 Names are imported when they are first used: the command line stays quick, and listing plugins
 imports neither torch nor FFmpeg.

@@ -89,7 +89,7 @@ def generate(
 
     Ctrl-C ends it early and leaves a playable video of what was done.
 
-    Example: af-runtime generate ada speech.wav -o ada.mp4
+    Example: af-runtime generate iris speech.wav -o iris.mp4
     """
     use_threads(threads)
     from af_core.graph import parse_overrides
@@ -124,7 +124,7 @@ def _standard_input(rate: int, format: str) -> Any:
     if sys.stdin.isatty():
         raise RequestError(
             "AUDIO is - but standard input is a terminal; pipe raw samples into it, for example:\n"
-            "  arecord -t raw -f S16_LE -r 16000 -c 1 | af-runtime generate ada - -o out.mp4"
+            "  arecord -t raw -f S16_LE -r 16000 -c 1 | af-runtime generate iris - -o out.mp4"
         )
     return PcmSource(sys.stdin.buffer, sample_rate=rate, format=format)
 
