@@ -22,7 +22,7 @@ def test_the_default_waits_for_a_block_of_160_ms_and_looks_480_ms_ahead():
     told = explain(open_pipeline("toon", catalog=CATALOG))
     assert (told.latency.block_ms, told.latency.lookahead_ms) == (160, 480)
     assert told.latency.total_ms == 640
-    assert (told.width, told.height, told.fps, told.tokens_per_block) == (256, 256, 25, 16)
+    assert (told.width, told.height, told.fps, told.tokens_per_block) == (128, 128, 25, 16)
     assert told.window["ladder"] == [1.0, 0.8, 0.5, 0.25]
     assert all(node.provider for node in told.nodes if node.stage != "source")
 
@@ -73,9 +73,9 @@ WRONG = {
     "a window without blocks": (
         {"window_scheduler.num_slots": 0}, "window_scheduler", "at least 1"
     ),
-    "sizes that do not divide": ({"geometry.width": 250}, "geometry", "256x256 would do"),
+    "sizes that do not divide": ({"geometry.width": 122}, "geometry", "128x128 would do"),
     "an autoencoder of another stride": (
-        {"geometry.spatial_stride": 8}, "image_encoder", "spatial_stride: 16"
+        {"geometry.spatial_stride": 16, "geometry.patch": 2}, "image_encoder", "spatial_stride: 8"
     ),
     "features of another width": (
         {"denoiser.audio_dim": 32}, "audio_encoder.rows -> denoiser.rows", "channels"
@@ -96,7 +96,7 @@ def test_settings_that_cannot_work_are_found_before_anything_is_loaded(change, p
 
 
 def test_one_cause_is_told_once_for_each_stage_and_not_again():
-    problems = check_pipeline("toon", {"geometry.spatial_stride": 8}, CATALOG).problems
+    problems = check_pipeline("toon", {"geometry.spatial_stride": 16, "geometry.patch": 2}, CATALOG).problems
     assert [p.path for p in problems] == ["image_encoder", "decoder"]
 
 
