@@ -25,14 +25,14 @@ def name_of(path):
 
 
 def first_sentence(path):
-    return ast.get_docstring(tree(path)).split("\n\n")[0].replace("\n", " ")
+    return ast.get_docstring(tree(path)).split("\n\n")[0].replace("\n", " ").replace("``", "`")
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_module_has_its_line_in_the_architecture(package):
     text = (DOCS / "architecture.md").read_text()
     section = text.split(f"\n### {package}\n")[1].split("\n### ")[0]
-    listed = re.findall(r"^- `([\w.]+)`: \w", section, re.M)
+    listed = re.findall(r"^- `([\w.]+)`: \S", section, re.M)
     there = {
         name[len(package) + 1 :]: path
         for name, path in modules(package).items()
