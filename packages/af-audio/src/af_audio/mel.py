@@ -43,7 +43,7 @@ class MelConvState:
 
 
 def mel_filters(num_mels: int) -> Tensor:
-    """Return triangular filters float ``[257, num_mels]``, equally spaced in mel (O'Shaughnessy)."""
+    """Return triangular filters float ``[257, num_mels]``, evenly spaced in mel (O'Shaughnessy)."""
 
     def to_mel(hz: Tensor) -> Tensor:
         return 2595 * torch.log10(1 + hz / 700)
@@ -112,10 +112,10 @@ class MelConvEncoder(nn.Module):
 
     @torch.inference_mode()
     def step(self, state: MelConvState, samples: Tensor) -> tuple[Tensor, MelConvState]:
-        """Take float32 ``[b, n]`` at 16 kHz, any ``n``; return rows ``[b, completed, feature_dim]``."""
+        """Take float32 ``[b, n]`` at 16 kHz, any ``n``; return rows ``[b, r, feature_dim]``."""
         if samples.ndim != 2 or len(samples) != len(state.overlap):
             raise AudioShapeError(
-                f"Samples must be [{len(state.overlap)}, n] for this state, got {list(samples.shape)}."
+                f"Samples are [{len(state.overlap)}, n] for this state, not {list(samples.shape)}."
             )
         pending = torch.cat([state.pending, samples], 1)
         overlap, memories = state.overlap, state.memories
@@ -135,7 +135,7 @@ class MelConvEncoder(nn.Module):
         return self.step(state, state.pending.new_zeros(len(state.pending), missing))
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Encode whole clips ``[b, 640 * t]`` at once, for training: rows ``[b, t, feature_dim]``."""
+        """Encode whole clips ``[b, 640 t]`` at once, to train: rows ``[b, t, feature_dim]``."""
         state = self.open(len(samples))
         mel = self._log_mel(torch.cat([state.overlap, samples], 1))
         return self._encode(mel, state.memories)[0]
