@@ -96,7 +96,9 @@ def test_settings_that_cannot_work_are_found_before_anything_is_loaded(change, p
 
 
 def test_one_cause_is_told_once_for_each_stage_and_not_again():
-    problems = check_pipeline("toon", {"geometry.spatial_stride": 16, "geometry.patch": 2}, CATALOG).problems
+    problems = check_pipeline(
+        "toon", {"geometry.spatial_stride": 16, "geometry.patch": 2}, CATALOG
+    ).problems
     assert [p.path for p in problems] == ["image_encoder", "decoder"]
 
 

@@ -35,7 +35,9 @@ def test_border_jump_is_one_for_even_motion_and_grows_with_a_step_at_each_border
     even = torch.arange(0, 240, 2, dtype=torch.uint8)[:, None, None, None].expand(-1, 4, 4, 3)
     assert signals.border_jump(even, 4) == pytest.approx(1)
     stepped = (torch.arange(120) // 4 * 6 + torch.arange(120) % 4).to(torch.uint8)
-    assert signals.border_jump(stepped[:, None, None, None].expand(-1, 4, 4, 3), 4) == pytest.approx(3)
+    assert signals.border_jump(
+        stepped[:, None, None, None].expand(-1, 4, 4, 3), 4
+    ) == pytest.approx(3)
 
 
 def test_blur_loses_sharpness():

@@ -71,10 +71,10 @@ class CausalConv(nn.Conv1d):
         joined = torch.cat([past, x], -1)
         return self(joined), joined[..., joined.shape[-1] - self.reach :]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Convolve as one product of matrices: for a single frame, torch's own loops are slow."""
         dilation, stride, kernel = self.dilation[0], self.stride[0], self.kernel_size[0]
-        taps = x.unfold(-1, (kernel - 1) * dilation + 1, stride)[..., ::dilation]
+        taps = input.unfold(-1, (kernel - 1) * dilation + 1, stride)[..., ::dilation]
         rows = taps.transpose(1, 2).flatten(2)
         return F.linear(rows, self.weight.flatten(1), self.bias).transpose(1, 2)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-
 from af_core.errors import AvatarForcingError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 _console = Console(stderr=True)
@@ -27,7 +27,7 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Recipe option, NAME=VALUE; repeatable.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="Cores for arithmetic.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
 ) -> None:
     """Train; a run that was stopped goes on where it was."""
     import torch
@@ -68,14 +68,16 @@ def gallery(
 def evaluate(
     preset: Annotated[str, typer.Argument(help="Preset or pipeline file.")] = "toon",
     suite: Annotated[str, typer.Option(help="Which measures: toon.")] = "toon",
-    clips: Annotated[int, typer.Option(help="Unseen identities, sentences and voices.")] = 32,
-    seconds: Annotated[int, typer.Option(help="Length of each clip.")] = 60,
+    clips: Annotated[int, typer.Option(min=1, help="Unseen identities, sentences and voices.")] = 32,
+    seconds: Annotated[int, typer.Option(min=2, help="Length of each clip.")] = 60,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Pipeline option, a.b=c; repeatable.")
     ] = None,
-    strip: Annotated[Path | None, typer.Option(help="Write a sheet of frames, truth above.")] = None,
+    strip: Annotated[
+        Path | None, typer.Option(help="Write a sheet of frames, truth above.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Scores on standard output.")] = False,
-    threads: Annotated[int, typer.Option(help="Cores for arithmetic.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
 ) -> None:
     """Measure lips, drift, identity and motion of an avatar on a suite."""
     _known(suite, "suite", ["toon"])
@@ -111,8 +113,8 @@ def main() -> None:
     try:
         app()
     except UnknownNameError as error:
-        _console.print(f"[red]error[/red] {error}")
+        _console.print(f"[red]error[/red] {escape(str(error))}")
         raise SystemExit(_USAGE) from None
     except AvatarForcingError as error:
-        _console.print(f"[red]error[/red] {error}")
+        _console.print(f"[red]error[/red] {escape(str(error))}")
         raise SystemExit(_BAD_CONFIG) from None

@@ -6,12 +6,13 @@ from typing import Any
 
 import attrs
 import torch
+from af_core.graph import parse_overrides
+from af_core.pipeline import load
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from af_core.pipeline import load
 from af_train.metrics.readers import load_readers
 from af_train.metrics.toon_suite import evaluate_toon
 from af_train.worlds.toon import Clip
@@ -31,8 +32,7 @@ def evaluate_preset(
 ) -> dict[str, Any]:
     """Return the scores of a preset; write truth over generated frames to ``strip``."""
     torch.set_num_threads(threads)
-    overrides = dict(setting.split("=", 1) for setting in settings)
-    avatar = load(preset, overrides)
+    avatar = load(preset, parse_overrides([*settings]))
     rows: list[Tensor] = []
 
     def keep(index: int, clip: Clip, frames: Tensor) -> None:

@@ -81,8 +81,14 @@ def fit(
     optimiser = _optimiser(module, config)
     averages = Averages(module, config.average)
     start = _resume(directory, module, optimiser, averages)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[log]}")) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+    )
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[log]}")
+    ) as bar:
         task = bar.add_task(directory.name, total=config.steps, completed=start, log="")
         began = time.monotonic()
         for step in range(start, config.steps):

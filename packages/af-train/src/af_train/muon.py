@@ -48,8 +48,10 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Take one step along the gradients."""
+    def step(self, closure: Any = None) -> Any:
+        """Take one step along the gradients; returns what ``closure`` returns, if given."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -59,6 +61,7 @@ class Muon(torch.optim.Optimizer):
                     self._turn(parameter, parameter.grad, group)
                 else:
                     self._adapt(parameter, parameter.grad, group)
+        return loss
 
     def _turn(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]

@@ -100,7 +100,11 @@ class CausalWan(nn.Module):
         tokens = F.linear(cells, weight[:, :-1].flatten(1), self.patch_embedding.bias)
         grid = portrait.shape[3] // c.patch, portrait.shape[4] // c.patch
         return Conditions(
-            portrait, tokens, tokens + weight[:, -1].sum((1, 2)), self._text(text, len(portrait)), grid
+            portrait,
+            tokens,
+            tokens + weight[:, -1].sum((1, 2)),
+            self._text(text, len(portrait)),
+            grid,
         )
 
     def _text(

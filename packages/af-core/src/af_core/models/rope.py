@@ -31,7 +31,8 @@ class RotaryPositions:
         key = (tuple(positions), grid, device)
         found = self._recent.get(key)
         if found is None:
-            found = rotations(positions, grid, self.head_dim, self.theta).to(device)
+            with torch.inference_mode(False):  # training may meet what inference remembered
+                found = rotations(positions, grid, self.head_dim, self.theta).to(device)
             self._recent[key] = found
             if len(self._recent) > _REMEMBERED:
                 self._recent.popitem(last=False)

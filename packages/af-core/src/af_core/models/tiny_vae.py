@@ -42,13 +42,13 @@ class MemBlock(nn.Module):
         A convolution of the joined channels (present, past) is the sum of one of each; that of
         the past is the other's, one frame late. So nothing is joined, and each frame is read once.
         """
-        first = self.conv[0]
-        both = torch.cat([first.weight[:, : self.channels], first.weight[:, self.channels :]], 0)
+        weight, bias = _weight_and_bias(self.conv[0])
+        both = torch.cat([weight[:, : self.channels], weight[:, self.channels :]], 0)
         inner = F.silu(_unit_pixels(x)) if self.pre_norm else x
         present, past = F.conv2d(inner, both, padding=1).split(self.channels, 1)
         if before is None:
             before = torch.zeros_like(past[:batch])
-        joint = present + torch.cat([before, past[:-batch]], 0) + first.bias[:, None, None]
+        joint = present + torch.cat([before, past[:-batch]], 0) + bias[:, None, None]
         out = self.conv[1:](joint) + x
         return (out if self.pre_norm else F.relu(out)), past[-batch:]
 
@@ -126,6 +126,11 @@ def _decoder(config: TinyVAEConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def _weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+    return layer.weight, layer.bias
+
+
 def _initialise(model: "TinyVAE") -> None:
     """Start with signals of even size, residual blocks that do nothing, and grey pictures."""
     for module in model.modules():
@@ -133,11 +138,12 @@ def _initialise(model: "TinyVAE") -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    for module in model.modules():
         if isinstance(module, MemBlock):
-            nn.init.zeros_(module.conv[-1].weight)
-    last = model.decoder[-1]
-    nn.init.normal_(last.weight, std=0.2 / last.weight[0].numel() ** 0.5)
-    nn.init.constant_(last.bias, 0.6)
+            nn.init.zeros_(_weight_and_bias(module.conv[-1])[0])
+    weight, bias = _weight_and_bias(model.decoder[-1])
+    nn.init.normal_(weight, std=0.2 / weight[0].numel() ** 0.5)
+    nn.init.constant_(bias, 0.6)
 
 
 def _run(layers: nn.Sequential, video: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
@@ -241,11 +247,14 @@ class TinyVAE(nn.Module):
         variances, basis = torch.linalg.eigh(centred.T @ (centred * share))
         kept = slice(-self.config.latent_channels, None)
         std, basis = variances[kept].sqrt(), basis[:, kept]
-        self.shortcut_in.weight.copy_((basis / std).T[:, :, None, None])
-        self.shortcut_in.bias.copy_(-(basis / std).T @ mean)
-        self.shortcut_out.weight.copy_((basis * std)[:, :, None, None])
-        self.shortcut_out.bias.copy_(mean)
+        into, into_bias = _weight_and_bias(self.shortcut_in)
+        out, out_bias = _weight_and_bias(self.shortcut_out)
+        into.copy_((basis / std).T[:, :, None, None])
+        into_bias.copy_(-(basis / std).T @ mean)
+        out.copy_((basis * std)[:, :, None, None])
+        out_bias.copy_(mean)
         for network in (self.encoder, self.decoder):
             if len(network):
-                network[-1].weight.mul_(0.1)
-                nn.init.zeros_(network[-1].bias)
+                weight, bias = _weight_and_bias(network[-1])
+                weight.mul_(0.1)
+                nn.init.zeros_(bias)

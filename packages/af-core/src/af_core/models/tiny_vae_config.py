@@ -12,7 +12,7 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patch_size: int = 1
     """Pixels are unshuffled by this much before the encoder and shuffled back after the decoder."""
     encoder_channels: tuple[int, ...] = (64, 64, 64, 64)
-    """Width after the first convolution, then of each stage. Empty: no network, only ``shortcut``."""
+    """Width after the first convolution, then of each stage; empty: ``shortcut`` alone."""
     encoder_blocks: tuple[int, ...] = (3, 3, 3)
     encoder_time: tuple[int, ...] = (2, 2, 1)
     encoder_space: tuple[int, ...] = (2, 2, 2)

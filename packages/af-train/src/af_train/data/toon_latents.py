@@ -10,10 +10,10 @@ from pathlib import Path
 
 import attrs
 import torch
+from af_core.models.tiny_vae import TinyVAE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from af_core.models.tiny_vae import TinyVAE
 from af_train.worlds.toon import Synthesiser, sample_clip
 
 NUM_LATENTS = 21
@@ -23,8 +23,10 @@ CLIPS_PER_SHARD = 32
 
 @attrs.frozen
 class LatentClips:
-    """``n`` clips: ``latents`` float16 ``[n, 21, c, h, w]``, ``portraits`` float16 ``[n, c, h, w]``,
-    ``samples`` int16 ``[n, 81 * 640]`` and ``mouths`` float32 ``[n, 81, 5]``.
+    """``n`` clips.
+
+    ``latents`` float16 ``[n, 21, c, h, w]``, ``portraits`` float16 ``[n, c, h, w]``, ``samples``
+    int16 ``[n, 81 * 640]`` and ``mouths`` float32 ``[n, 81, 5]``.
     """
 
     latents: Tensor
@@ -36,15 +38,21 @@ class LatentClips:
         return len(self.latents)
 
 
-def make_shards(model: TinyVAE, directory: Path, seeds: range) -> Iterator[Path]:
-    """Render and encode clips of these seeds; shards that exist are kept. Yields each as made."""
+def make_shards(
+    model: TinyVAE, directory: Path, seeds: range, liveliness: float = 1.0
+) -> Iterator[Path]:
+    """Render and encode clips of these seeds; shards that exist are kept. Yields each as made.
+
+    A student that minimises squared error draws the mean of all poses it cannot foresee, which
+    are ghosts: give it calm heads (``liveliness`` below 1) until an objective can choose.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     synthesiser = Synthesiser()
     for first in range(seeds.start, seeds.stop, CLIPS_PER_SHARD):
         path = directory / f"{first:08d}.safetensors"
         if path.exists():
             continue
-        parts = [_encode(model, synthesiser, first + i) for i in range(CLIPS_PER_SHARD)]
+        parts = [_encode(model, synthesiser, first + i, liveliness) for i in range(CLIPS_PER_SHARD)]
         shard = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
         partial = path.with_suffix(".partial")
         save_file(shard, partial)
@@ -53,8 +61,10 @@ def make_shards(model: TinyVAE, directory: Path, seeds: range) -> Iterator[Path]
 
 
 @torch.inference_mode()
-def _encode(model: TinyVAE, synthesiser: Synthesiser, seed: int) -> dict[str, Tensor]:
-    clip = sample_clip(synthesiser, seed, NUM_FRAMES)
+def _encode(
+    model: TinyVAE, synthesiser: Synthesiser, seed: int, liveliness: float
+) -> dict[str, Tensor]:
+    clip = sample_clip(synthesiser, seed, NUM_FRAMES, liveliness=liveliness)
     stills = torch.cat([clip.portrait()[None], clip.frames()])
     with torch.autocast("cpu", torch.bfloat16):
         portrait, _ = model.encode(stills[None, :1].float() / 255)
@@ -99,7 +109,10 @@ class LatentPool:
         return LatentClips(
             *(
                 torch.stack(
-                    [getattr(shards[i // CLIPS_PER_SHARD], f.name)[i % CLIPS_PER_SHARD] for i in chosen]
+                    [
+                        getattr(shards[i // CLIPS_PER_SHARD], f.name)[i % CLIPS_PER_SHARD]
+                        for i in chosen
+                    ]
                 )
                 for f in fields
             )

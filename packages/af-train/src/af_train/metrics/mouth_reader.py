@@ -1,4 +1,4 @@
-"""A small network that reads mouth shapes from frames: the measure of lip sync in the toon world."""
+"""A small network that reads mouth shapes from frames: the toon world's measure of lip sync."""
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,19 @@ class MouthReader(nn.Module):
         layers: list[nn.Module] = []
         before = 3
         for i, width in enumerate(widths):
-            layers += [nn.Conv2d(before, width, 3, 1 if i == 0 else 2, 1), nn.GroupNorm(4, width), nn.SiLU()]
+            layers += [
+                nn.Conv2d(before, width, 3, 1 if i == 0 else 2, 1),
+                nn.GroupNorm(4, width),
+                nn.SiLU(),
+            ]
             before = width
         self.features = nn.Sequential(*layers)
         side = CROP // 2 ** (len(widths) - 1)
         self.readout = nn.Sequential(
-            nn.Flatten(), nn.Linear(before * side * side, 128), nn.SiLU(), nn.Linear(128, len(visemes.NAMES))
+            nn.Flatten(),
+            nn.Linear(before * side * side, 128),
+            nn.SiLU(),
+            nn.Linear(128, len(visemes.NAMES)),
         )
         self.register_buffer("mean", torch.zeros(len(visemes.NAMES)))
         self.register_buffer("std", torch.ones(len(visemes.NAMES)))

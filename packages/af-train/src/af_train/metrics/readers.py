@@ -22,7 +22,7 @@ class Readers:
 
     @torch.inference_mode()
     def mouths(self, frames: Tensor) -> Tensor:
-        """Read mouth shapes ``[t, 5]`` from uint8 ``[t, 256, 256, 3]``."""
+        """Read mouth shapes ``[t, 5]`` from uint8 ``[t, 128, 128, 3]``."""
         return torch.cat([self.mouth(mouth_crop(part)) for part in _batches(frames)])
 
     @torch.inference_mode()

@@ -1,12 +1,13 @@
 """Numbers from tracks and frames: correlation, lag, drift, flicker. Pure functions."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
+from af_core.geometry import VIDEO_FPS
 from numpy.typing import NDArray
 from skimage.color import deltaE_ciede2000, rgb2lab
 from torch import Tensor
-
-from af_core.geometry import VIDEO_FPS
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -36,10 +37,8 @@ def colour_drift(frames: NDArray[np.uint8]) -> float:
 
 
 def border_jump(frames: Tensor, frames_per_block: int) -> float:
-    """Mean change across block borders over mean change inside blocks, of ``[t, H, W, 3]`` uint8."""
-    changes = torch.stack(
-        [(b.float() - a.float()).abs().mean() for a, b in zip(frames[:-1], frames[1:], strict=True)]
-    )
+    """Mean change across block borders over that inside blocks, of uint8 ``[t, H, W, 3]``."""
+    changes = torch.stack([(b.float() - a.float()).abs().mean() for a, b in pairwise(frames)])
     at_border = torch.arange(1, len(frames)) % frames_per_block == 0
     return float(changes[at_border].mean() / changes[~at_border].mean().clamp(min=1e-6))
 

@@ -2,8 +2,8 @@
 
 import attrs
 import torch
-
 from af_core.models.tiny_vae import TinyVAE
+
 from af_train.metrics import signals
 from af_train.metrics.mouth_reader import MouthReader, mouth_crop
 from af_train.worlds.toon import Synthesiser, sample_clip

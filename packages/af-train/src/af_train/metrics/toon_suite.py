@@ -10,10 +10,10 @@ from pathlib import Path
 import attrs
 import numpy as np
 import torch
-from torch import Tensor
-
 from af_core.geometry import AUDIO_HZ, VIDEO_FPS
 from af_core.pipeline import Avatar
+from torch import Tensor
+
 from af_train.metrics import signals
 from af_train.metrics.readers import Readers
 from af_train.worlds.toon import Clip, Synthesiser, sample_clip
@@ -79,11 +79,14 @@ def evaluate_toon(
 ) -> ToonScores:
     """Score an avatar; ``keep_frames`` sees each clip and its frames uint8 ``[t, H, W, 3]``."""
     synthesiser = Synthesiser()
+    clips: list[Clip] = []
     scores: list[_ClipScores] = []
     noisy: list[tuple[float, float]] = []
     for first in range(0, num_clips, batch):
         seeds = range(FIRST_SEED + first, FIRST_SEED + min(first + batch, num_clips))
-        clips = [sample_clip(synthesiser, s, duration_s * VIDEO_FPS, HELD_OUT_VOICES) for s in seeds]
+        clips = [
+            sample_clip(synthesiser, s, duration_s * VIDEO_FPS, HELD_OUT_VOICES) for s in seeds
+        ]
         frames = speak(avatar, clips, _samples(clips))
         for i, clip in enumerate(clips):
             scores.append(_score(clip, frames[i], readers, avatar.info.frames_per_block))
@@ -94,7 +97,7 @@ def evaluate_toon(
     return ToonScores(
         num_clips=num_clips,
         duration_s=duration_s,
-        silence_open=silent_opening(avatar, readers, [clips[0]]),
+        silence_open=silent_opening(avatar, readers, clips[:1]),
         noise_20db_ratio=float(rough / clean) if clean else 0.0,
         **_means(scores),
     )
@@ -162,7 +165,9 @@ def _score(clip: Clip, frames: Tensor, readers: Readers, frames_per_block: int) 
 
 
 def _means(scores: list[_ClipScores]) -> dict[str, float]:
-    table = {f.name: np.array([getattr(s, f.name) for s in scores]) for f in attrs.fields(_ClipScores)}
+    table = {
+        f.name: np.array([getattr(s, f.name) for s in scores]) for f in attrs.fields(_ClipScores)
+    }
     means = {name: float(values.mean()) for name, values in table.items()}
     means["av_offset_frames"] = float(np.median(table["lag"]))
     means["delta_e_60s"] = means.pop("delta_e")

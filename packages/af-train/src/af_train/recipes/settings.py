@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
-
 from af_core.errors import AvatarForcingError
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)

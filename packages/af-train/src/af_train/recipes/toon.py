@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from safetensors.torch import load_file, save_file
-from torch import nn
-
 from af_audio.mel import MelConvConfig
 from af_core.errors import AvatarForcingError
 from af_core.models.causal_wan import CausalWan
 from af_core.models.tiny_vae import TinyVAE
 from af_core.weights.files import write_tensors
+from safetensors.torch import load_file, save_file
+from torch import nn
+
 from af_train.data.toon_latents import LatentPool, make_shards
 from af_train.metrics.mouth_reader import MouthReader
 from af_train.metrics.toon_gate import GateReport, check_autoencoder
@@ -41,6 +41,8 @@ class ToonRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decoder_steps: int = 6000
     num_clips: int = 4096
     """Clips of 81 frames that the student learns from."""
+    liveliness: float = 0.25
+    """How much heads move, glance and blink in these clips, of what is natural."""
     probe_steps: int = 2000
     student_steps: int = 12_000
     student_batch: int = 16
@@ -85,13 +87,15 @@ def train_toon(directory: Path, recipe: ToonRecipe, say: Callable[[str], None]) 
     say(f"gate: {report}")
     _insist(report, recipe.gate)
     latents = directory / "latents"
-    for path in make_shards(vae, latents, range(recipe.num_clips)):
+    for path in make_shards(vae, latents, range(recipe.num_clips), recipe.liveliness):
         say(f"latents: {path.name}")
     pool = LatentPool(latents)
     probe = _stage(
         directory / "probe.safetensors",
         MouthProbe,
-        lambda: train_probe(directory / "probe", pool.clips, steps=recipe.probe_steps),
+        lambda: train_probe(
+            directory / "probe", pool.take(range(len(pool))), steps=recipe.probe_steps
+        ),
         say,
     )
     _stage(

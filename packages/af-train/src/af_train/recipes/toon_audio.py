@@ -8,11 +8,11 @@ import random
 from pathlib import Path
 
 import torch
+from af_audio.mel import MelConvConfig, MelConvEncoder
+from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from af_audio.mel import MelConvConfig, MelConvEncoder
-from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from af_train.loop import FitConfig, Losses, fit
 from af_train.worlds.toon import Synthesiser, visemes
 from af_train.worlds.toon.speech import random_speech
@@ -75,7 +75,10 @@ def train_listener(
         start = torch.randint(latest, (batch,), generator=rng).tolist()
         pairs = list(zip(piece, start, strict=True))
         heard = torch.stack(
-            [samples[p, s * SAMPLES_PER_FRAME : (s + _PIECE_FRAMES) * SAMPLES_PER_FRAME] for p, s in pairs]
+            [
+                samples[p, s * SAMPLES_PER_FRAME : (s + _PIECE_FRAMES) * SAMPLES_PER_FRAME]
+                for p, s in pairs
+            ]
         )
         shown = torch.stack([shapes[p, s : s + _PIECE_FRAMES] for p, s in pairs])
         read = model(augment(heard.float() / 32768, rng))
@@ -103,7 +106,9 @@ def augment(samples: Tensor, rng: torch.Generator) -> Tensor:
     n, length = samples.shape
     spectrum = torch.fft.rfft(samples)
     anchors = torch.randn(n, 1, 9, generator=rng) * 4
-    shape_db = F.interpolate(anchors, size=spectrum.shape[1], mode="linear", align_corners=True)[:, 0]
+    shape_db = F.interpolate(anchors, size=spectrum.shape[1], mode="linear", align_corners=True)[
+        :, 0
+    ]
     plain = (torch.rand(n, 1, generator=rng) < 0.3).float()
     coloured = torch.fft.irfft(spectrum * 10 ** (shape_db * (1 - plain) / 20), length)
     noise_spectrum = torch.fft.rfft(torch.randn(n, length, generator=rng))

@@ -10,10 +10,10 @@ A frozen mouth reader insists on lips, for what the decoder does not show, no de
 from pathlib import Path
 
 import torch
+from af_core.models.tiny_vae import TinyVAE, TinyVAEConfig
 from torch import Tensor
 from torch.nn import functional as F
 
-from af_core.models.tiny_vae import TinyVAE, TinyVAEConfig
 from af_train.loop import FitConfig, Losses, fit
 from af_train.metrics.mouth_reader import MouthReader, mouth_crop
 from af_train.worlds.toon import TOON_SIZE, Synthesiser, sample_clip
@@ -38,7 +38,7 @@ _EDGES = ("decoder.1.", "decoder.17.")
 
 
 class ClipPool:
-    """A ring of rendered clips, uint8 ``[n, 9, 3, 128, 128]``; the oldest make room for new ones."""
+    """A ring of rendered clips, uint8 ``[n, 9, 3, 128, 128]``; the oldest make room."""
 
     def __init__(self, num_clips: int, seed: int) -> None:
         self._synthesiser = Synthesiser()
@@ -63,7 +63,7 @@ class ClipPool:
 def fit_encoder(*, num_clips: int = 768, seed: int = 0) -> TinyVAE:
     """Return an autoencoder whose linear paths are fitted; its decoder network adds nothing yet."""
     torch.manual_seed(seed)
-    model = TinyVAE(TOON_VAE).to(memory_format=torch.channels_last)
+    model = TinyVAE(TOON_VAE)
     clips = ClipPool(num_clips, seed=2_000_000).clips
     cells = model.fold(clips[:, 1:].float() / 255).permute(0, 1, 3, 4, 2)
     weights = torch.ones(cells.shape[:4])
@@ -98,9 +98,7 @@ def train_decoder(
         return reconstruction_losses(model, reader, truth, weights, rng)
 
     weights = pixel_weights()
-    config = FitConfig(
-        steps, optimiser="muon", edges=_EDGES, learning_rate=0.01, weight_decay=0.01
-    )
+    config = FitConfig(steps, optimiser="muon", edges=_EDGES, learning_rate=0.01, weight_decay=0.01)
     model.load_state_dict(fit(model, losses_at, config, directory))
     return model.eval()
 
@@ -117,7 +115,7 @@ def pixel_weights() -> Tensor:
 def reconstruction_losses(
     model: TinyVAE, reader: MouthReader, truth: Tensor, weights: Tensor, rng: torch.Generator
 ) -> Losses:
-    """Measure pixels, edges, motion and mouths of ``truth`` ``[b, t, 3, h, w]`` after a round trip."""
+    """Measure what a round trip does to ``truth [b, t, 3, h, w]``: pixels, edges, motion, lips."""
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
             latents, _ = model.encode(truth)

@@ -29,7 +29,9 @@ def face_images(num: int, seed: int, batch: int = 20) -> tuple[Tensor, Tensor, T
         motion = sample_motion(torch.rand(batch * 40, generator=tensor_rng), tensor_rng)
         tracks = [track[::40] for track in motion.tracks()]
         lids = torch.rand(batch, generator=tensor_rng)
-        tracks[7] = torch.where(torch.rand(batch, generator=tensor_rng) < 0.4, lids, torch.zeros(()))
+        tracks[7] = torch.where(
+            torch.rand(batch, generator=tensor_rng) < 0.4, lids, torch.zeros(())
+        )
         spread = Motion(*tracks)
         mouth = sounds[torch.randint(len(sounds), (batch,), generator=tensor_rng)]
         images.append((shrink(render(people, spread, mouth)) * 255).to(torch.uint8))

@@ -15,7 +15,7 @@ MOUTH_ROWS, MOUTH_COLUMNS = slice(6, 15), slice(3, 13)
 
 
 class MouthProbe(nn.Module):
-    """Normalised latents ``[n, c, 16, 16]`` to mouth shapes ``[n, 4, 5]`` in standard deviations."""
+    """Latents ``[n, c, 16, 16]`` to mouth shapes ``[n, 4, 5]`` in standard deviations."""
 
     mean: Tensor
     std: Tensor
@@ -38,7 +38,9 @@ def shapes_per_latent(mouths: Tensor) -> Tensor:
     return mouths[:, 1:].unflatten(1, (-1, 4))
 
 
-def train_probe(directory: Path, clips: LatentClips, *, steps: int = 1500, seed: int = 0) -> MouthProbe:
+def train_probe(
+    directory: Path, clips: LatentClips, *, steps: int = 1500, seed: int = 0
+) -> MouthProbe:
     """Train on the latents ``1..`` of every clip, roughened so that it reads estimates too."""
     torch.manual_seed(seed)
     probe = MouthProbe(clips.latents.shape[2])

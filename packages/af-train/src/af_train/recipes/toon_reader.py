@@ -19,7 +19,7 @@ _MARGIN = 4
 
 
 def mouth_images(num_images: int, seed: int, batch: int = 20) -> tuple[Tensor, Tensor]:
-    """Render enlarged mouth crops uint8 ``[n, 3, 72, 72]`` of random people and shapes ``[n, 5]``."""
+    """Render large mouth crops uint8 ``[n, 3, 72, 72]`` and their shapes ``[n, 5]``."""
     rng, tensor_rng = random.Random(seed), torch.Generator().manual_seed(seed)
     sounds = torch.tensor(sorted(set(visemes.TARGETS.values()) | {visemes.REST}))
     images, shapes = [], []
@@ -37,7 +37,9 @@ def mouth_images(num_images: int, seed: int, batch: int = 20) -> tuple[Tensor, T
     return torch.cat(images), torch.cat(shapes)
 
 
-def train_reader(directory: Path, *, steps: int = 1500, num_images: int = 8000, seed: int = 0) -> MouthReader:
+def train_reader(
+    directory: Path, *, steps: int = 1500, num_images: int = 8000, seed: int = 0
+) -> MouthReader:
     """Train one reader; another seed gives an independent one."""
     torch.manual_seed(seed)
     reader = MouthReader()

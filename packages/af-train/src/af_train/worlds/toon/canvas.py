@@ -43,7 +43,9 @@ def blank(num_images: int, size: int, device: torch.device) -> Canvas:
     """Return a black square canvas."""
     centres = ((torch.arange(size, device=device) + 0.5) / size * 2 - 1) * ZOOM
     image = torch.zeros(num_images, 3, size, size, device=device)
-    return Canvas(image, centres[None, None, :], centres[None, :, None] + _CENTRE_Y, 2 * ZOOM / size)
+    return Canvas(
+        image, centres[None, None, :], centres[None, :, None] + _CENTRE_Y, 2 * ZOOM / size
+    )
 
 
 def ellipse(x: Tensor, y: Tensor, radius_x: Tensor | float, radius_y: Tensor | float) -> Tensor:
@@ -53,7 +55,9 @@ def ellipse(x: Tensor, y: Tensor, radius_x: Tensor | float, radius_y: Tensor | f
     return inside * (inside - 1) / gradient
 
 
-def rounded_box(x: Tensor, y: Tensor, half_width: Tensor, half_height: Tensor, radius: float) -> Tensor:
+def rounded_box(
+    x: Tensor, y: Tensor, half_width: Tensor, half_height: Tensor, radius: float
+) -> Tensor:
     """Return the signed distance to a box about the origin with rounded corners."""
     over_x, over_y = x.abs() - half_width + radius, y.abs() - half_height + radius
     outside = (over_x.clamp(min=0).square() + over_y.clamp(min=0).square()).add(1e-9).sqrt()

@@ -4,9 +4,9 @@ import random
 
 import attrs
 import torch
+from af_core.geometry import VIDEO_FPS
 from torch import Tensor
 
-from af_core.geometry import VIDEO_FPS
 from af_train.worlds.toon import visemes
 from af_train.worlds.toon.identity import Identity, sample_identity
 from af_train.worlds.toon.motion import Motion, sample_motion, still
@@ -52,11 +52,15 @@ def sample_clip(
     seed: int,
     num_frames: int,
     voices: tuple[str, ...] = TRAIN_VOICES,
+    liveliness: float = 1.0,
 ) -> Clip:
-    """Return the clip of this seed. The identity depends on the seed alone, not on the length."""
+    """Return the clip of this seed. The identity depends on the seed alone, not on the length.
+
+    ``liveliness`` scales motion that does not follow from the speech (see ``motion``).
+    """
     identity = sample_identity(random.Random(f"identity {seed}"))
     rng = random.Random(f"speech {seed}")
     speech = random_speech(synthesiser, rng, num_frames / VIDEO_FPS, voices)
     mouth = torch.from_numpy(visemes.mouth_track(speech.phonemes, num_frames))
-    motion = sample_motion(mouth[:, 0], torch.Generator().manual_seed(seed))
+    motion = sample_motion(mouth[:, 0], torch.Generator().manual_seed(seed), liveliness)
     return Clip(identity, speech, mouth, motion)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 _SKIN = "FFE0CC F9CFB2 F2BE98 E3A579 C98A5E A86B43 86512F 643A22".split()
-_HAIR = "1E1B1E 33251F 5A3622 8A5431 C88A45 E8C06A A63A24 6B6B76 D9D6D2 3A3D6B 8C4A8C 2E6E6A".split()
+_HAIR = (
+    "1E1B1E 33251F 5A3622 8A5431 C88A45 E8C06A A63A24 6B6B76 D9D6D2 3A3D6B 8C4A8C 2E6E6A".split()
+)
 _SHIRT = "3D6BC4 E4572E 2A9D8F F2B632 7A4FBF E05A8A 36454F F4F1EA 4CAF6D 1F7A8C".split()
 _BACKGROUND = "BFE3F2 FCE2C4 D6E8C6 E6D6F5 F9D5DC C9D3E8 FFF0B8 CDEBE1 3E5C76 5B4B8A".split()
 _IRIS = "4A2F1B 2F6FA8 3E8E5A 6B4A2B 7A8B99 1F1F2B".split()
@@ -70,7 +72,9 @@ class Identity:
 
 def stack(people: list[Identity]) -> Identity:
     """Return one batch of people."""
-    return Identity(*(torch.cat(values) for values in zip(*(p.values() for p in people), strict=True)))
+    return Identity(
+        *(torch.cat(values) for values in zip(*(p.values() for p in people), strict=True))
+    )
 
 
 def sample_identity(rng: random.Random) -> Identity:

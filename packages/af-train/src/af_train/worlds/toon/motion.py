@@ -39,22 +39,31 @@ def still(num_frames: int) -> Motion:
     return Motion(*(torch.zeros(num_frames) for _ in attrs.fields(Motion)))
 
 
-def sample_motion(mouth_open: Tensor, rng: torch.Generator) -> Motion:
-    """Return natural motion for a mouth track ``[t]``; brows and nods follow its energy."""
+def sample_motion(mouth_open: Tensor, rng: torch.Generator, liveliness: float = 1.0) -> Motion:
+    """Return natural motion for a mouth track ``[t]``; brows and nods follow its energy.
+
+    ``liveliness`` scales what nobody could tell from the sound: poses, glances, and how often
+    lids blink. What follows the speech stays as it is.
+    """
     length = len(mouth_open)
     padded = F.pad(mouth_open[None, None], (4, 4), mode="replicate")
     energy = F.avg_pool1d(padded, 9, 1)[0, 0]
-    gaze = _saccades(length, rng)
+
+    def drift(sigma: int, amplitude: float) -> Tensor:
+        return _smooth_noise(length, sigma, amplitude * liveliness, rng)
+
+    x, y, roll, yaw = drift(22, 0.022), drift(20, 0.016), drift(24, 0.045), drift(20, 0.45)
+    gaze = _saccades(length, rng) * liveliness
     return Motion(
-        x=_smooth_noise(length, 22, 0.022, rng),
-        y=_smooth_noise(length, 20, 0.016, rng) + 0.03 * (energy - 0.25),
-        roll=_smooth_noise(length, 24, 0.045, rng),
-        yaw=_smooth_noise(length, 20, 0.45, rng),
-        pitch=_smooth_noise(length, 20, 0.3, rng),
+        x=x,
+        y=y + 0.03 * (energy - 0.25),
+        roll=roll,
+        yaw=yaw,
+        pitch=drift(20, 0.3),
         gaze_x=gaze[:, 0].clamp(-0.8, 0.8),
         gaze_y=gaze[:, 1].clamp(-0.5, 0.5),
-        blink=_blinks(length, rng),
-        brow=_smooth_noise(length, 14, 0.35, rng) + 0.8 * (energy - 0.3),
+        blink=_blinks(length, rng, liveliness),
+        brow=drift(14, 0.35) + 0.8 * (energy - 0.3),
     )
 
 
@@ -76,10 +85,11 @@ def _saccades(length: int, rng: torch.Generator) -> Tensor:
     return gaze
 
 
-def _blinks(length: int, rng: torch.Generator) -> Tensor:
+def _blinks(length: int, rng: torch.Generator, liveliness: float) -> Tensor:
     blink = torch.zeros(length + len(_BLINK))
     frame = int(torch.randint(5, 60, (1,), generator=rng))
     while frame < length:
-        blink[frame : frame + len(_BLINK)] = torch.tensor(_BLINK)
+        if torch.rand((), generator=rng) < liveliness:
+            blink[frame : frame + len(_BLINK)] = torch.tensor(_BLINK)
         frame += int(torch.randint(35, 110, (1,), generator=rng))
     return blink[:length]

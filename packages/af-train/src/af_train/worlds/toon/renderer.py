@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from af_train.worlds.toon import identity as hair_styles
+from af_train.worlds.toon import visemes
 from af_train.worlds.toon.canvas import Canvas, blank, ellipse, enclose, rounded_box
 from af_train.worlds.toon.identity import Identity
 from af_train.worlds.toon.motion import Motion
@@ -50,7 +51,7 @@ def render(people: Identity, motion: Motion, mouth: Tensor, size: int = TOON_SIZ
     canvas = blank(len(mouth), size, mouth.device)
     who = _Broadcast(people)
     pose = _Broadcast(motion)
-    shape = dict(zip(("open", "width", "round", "teeth", "tongue"), mouth[:, :, None, None].unbind(1), strict=True))
+    shape = {name: mouth[:, i, None, None] for i, name in enumerate(visemes.NAMES)}
     head = _head(canvas, pose)
     _background(canvas, who)
     _hair_behind(head, who)
@@ -131,9 +132,20 @@ def _hair_behind(head: _Head, who: _Broadcast) -> None:
     canvas, style = head.canvas, who.hair_style
     x, y = head.at_depth(-0.03)
     grown = who.hair_volume * torch.where(style == hair_styles.AFRO, 2.2, 1.0)
-    cap = ellipse(x, y + 0.02 + 0.5 * (grown - who.hair_volume), who.face_width + 0.05 + grown, who.face_height + 0.02 + grown)
+    cap = ellipse(
+        x,
+        y + 0.02 + 0.5 * (grown - who.hair_volume),
+        who.face_width + 0.05 + grown,
+        who.face_height + 0.02 + grown,
+    )
     length = torch.where(style == hair_styles.LONG, 0.95, 0.42)
-    curtain = rounded_box(x, y - length / 2 + 0.02, who.face_width + 0.03 + 0.8 * who.hair_volume, length / 2 + 0.02, 0.12)
+    curtain = rounded_box(
+        x,
+        y - length / 2 + 0.02,
+        who.face_width + 0.03 + 0.8 * who.hair_volume,
+        length / 2 + 0.02,
+        0.12,
+    )
     bun = ellipse(x, y + who.face_height + who.hair_volume + 0.06, 0.17 + 0 * x, 0.14)
     falls = (style == hair_styles.BOB) | (style == hair_styles.LONG)
     shape = torch.where(falls, torch.minimum(cap, curtain), cap)
@@ -241,7 +253,9 @@ def _glasses(head: _Head, who: _Broadcast, pose: _Broadcast) -> None:
     x, y = part.at_depth(0.095, 0.05)
     tone = who.glasses_tone[:, :, 0].expand(-1, 3)
     for side in (-1, 1):
-        lens = ellipse(x - side * who.eye_distance, y + 0.02, 1.6 * who.eye_size, 1.5 * who.eye_size)
+        lens = ellipse(
+            x - side * who.eye_distance, y + 0.02, 1.6 * who.eye_size, 1.5 * who.eye_size
+        )
         canvas.paint(canvas.cover(lens.abs() - 0.013) * who.glasses, tone)
     gap = who.eye_distance - 1.6 * who.eye_size
     bridge = torch.maximum((y + 0.03).abs() - 0.011, x.abs() - gap)
@@ -299,7 +313,9 @@ def _hair_in_front(head: _Head, who: _Broadcast) -> None:
     x, y = head.at_depth(-0.015)
     over_x = head.x + 0.02 * head.yaw
     volume = who.hair_volume
-    cap = ellipse(x, y + 0.03, who.face_width + 0.035 + 0.35 * volume, who.face_height + 0.02 + 0.7 * volume)
+    cap = ellipse(
+        x, y + 0.03, who.face_width + 0.035 + 0.35 * volume, who.face_height + 0.02 + 0.7 * volume
+    )
     across = over_x - who.parting
     hairline = who.fringe + 0.9 * who.fringe_curve * across**2
     fringe = torch.maximum(cap, head.y - 0.02 * head.pitch - hairline)

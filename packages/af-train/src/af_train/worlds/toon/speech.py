@@ -13,10 +13,10 @@ from typing import Any
 import attrs
 import numpy as np
 import soxr
-from numpy.typing import NDArray
-
 from af_core.errors import AvatarForcingError
 from af_core.geometry import AUDIO_HZ
+from numpy.typing import NDArray
+
 from af_train.worlds.toon import sentences
 
 _SYNCHRONOUS = 2

@@ -8,9 +8,8 @@ A mouth shape has five numbers: ``open`` (0..1), ``width`` (-1 pursed .. 1 sprea
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-
 from af_core.geometry import VIDEO_FPS
+from numpy.typing import NDArray
 
 NAMES = ("open", "width", "round", "teeth", "tongue")
 REST = (0.0, 0.05, 0.0, 0.0, 0.0)
@@ -66,9 +65,7 @@ def target(phoneme: str) -> tuple[float, float, float, float, float]:
     return TARGETS["ə"]
 
 
-def mouth_track(
-    phonemes: Sequence[tuple[float, str]], num_frames: int
-) -> NDArray[np.float32]:
+def mouth_track(phonemes: Sequence[tuple[float, str]], num_frames: int) -> NDArray[np.float32]:
     """Return mouth shapes ``[num_frames, 5]`` at 25 fps for phonemes and their start times."""
     rate = VIDEO_FPS * _OVERSAMPLING
     length = num_frames * _OVERSAMPLING
@@ -86,7 +83,11 @@ def mouth_track(
             middle = start + int((end - start) * _GLIDE_STARTS)
             shape[middle:end] = target(_GLIDES[phoneme])
     smooth = np.stack(
-        [_blend(shape[:, i], dominance, past, future, rate) for i, (past, future) in enumerate(_REACH_S)], 1
+        [
+            _blend(shape[:, i], dominance, past, future, rate)
+            for i, (past, future) in enumerate(_REACH_S)
+        ],
+        1,
     )
     return smooth.reshape(num_frames, _OVERSAMPLING, len(NAMES)).mean(1)
 
