@@ -1,7 +1,7 @@
 # The workspace. `make` alone shows what there is; `make demo` and `make test` are all a newcomer types.
 
-# The one place where torch is pinned. For the small CPU build from its own index:
-#   make install TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# The one place where torch is pinned. For the small CPU build, name the index of CPU wheels that
+# PyTorch's installation page gives:  make install TORCH="torch==2.13.0 --index-url URL"
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 
