@@ -12,7 +12,7 @@ from af_core.errors import ConfigError, ShapeError
 from af_core.models.attention import Attention, explicit, sdpa
 from af_core.models.causal_wan import CausalWan
 from af_core.models.packed import can_pack
-from af_core.models.rope import rotate, rotations
+from af_core.models.rope import RotaryPositions, rotate, rotations
 from af_core.models.wan_config import CausalWanConfig
 from af_core.models.wan_values import timestep_features
 from hypothesis import given, settings
@@ -34,6 +34,15 @@ def test_rotary_positions_equal_complex128(index, rows, columns, head_dim):
     made = rotate(x[None], rotations([index], (rows, columns), head_dim))[0]
     wanted = oracle.turn(NET, x.double(), index, rows, columns)
     torch.testing.assert_close(made.double(), wanted, atol=1e-6, rtol=0)
+
+
+def test_training_may_use_the_rotations_that_inference_remembered():
+    rotary = RotaryPositions(8, 10_000.0)
+    with torch.inference_mode():
+        rotary((0, 1), (1, 1), torch.device("cpu"))
+    x = torch.randn(1, 2, 1, 1, 8, requires_grad=True)
+    rotate(x, rotary((0, 1), (1, 1), torch.device("cpu"))).sum().backward()
+    assert x.grad is not None
 
 
 def test_the_pairs_of_the_published_head_split_22_21_21():

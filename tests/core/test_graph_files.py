@@ -9,6 +9,7 @@ import pytest
 from af_core import testing
 from af_core.errors import PipelineConnectError, PipelineError, UnknownNameError
 from af_core.graph import check_pipeline, explain, mermaid, open_pipeline, parse_overrides
+from af_core.graph.wiring import counted_parameters
 from af_core.plugins import load_catalog
 from af_core.testing import tiny_plugin
 from af_core.testing.tiny_plugin import TinyTrailOptions
@@ -121,6 +122,32 @@ BAD_FILES = {
 @pytest.mark.parametrize(("text", "code"), BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_a_file_that_is_no_table_is_one_clear_problem(check, text, code):
     assert [p.code for p in check(text).problems] == [code]
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ name }}: 3", "? [a, b]\n: 1", "schema_version: 1\nname: 2024-99-99\n"]
+)
+def test_yaml_that_cannot_be_built_is_a_problem_and_no_traceback(check, text):
+    assert codes(check(text))[0][0] == "syntax"
+
+
+def test_an_empty_table_takes_away_what_the_base_says(check):
+    text = TINY + "placement: {there: {nodes: [decoder]}}\n"
+    assert "there" in check(text).pipeline.processes
+    assert list(check(text, {"placement": {}}).pipeline.processes) == ["main"]
+
+
+def test_a_node_whose_name_has_a_dot_is_refused(check):
+    text = TINY + "nodes: {my.trail: {use: tiny_trail, inputs: {frames: decoder.frames}}}\n"
+    (problem,) = check(text).problems
+    assert "dot" in problem.message
+
+
+@pytest.mark.parametrize("header", ["[1]", '{"a": 3}', '{"a": {}}', "null"])
+def test_a_header_that_is_no_safetensors_header_counts_no_parameters(tmp_path, header):
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    assert counted_parameters(file) is None
 
 
 def test_a_missing_file_names_the_closest_in_its_folder(check, tmp_path, catalog):

@@ -1,14 +1,16 @@
 """The avatar: exact frames, however speech is cut, batched or interleaved."""
 
+import attrs
 import pytest
 import torch
+from af_core.assembly import build_stages
 from af_core.errors import (
     PipelineError,
     StaleStreamStateError,
     StreamEndedError,
     StreamInputError,
 )
-from af_core.graph import open_pipeline
+from af_core.graph import Stage, open_pipeline
 from af_core.pipeline import build, load
 from af_core.plugins import load_catalog
 from af_core.testing import tiny_plugin
@@ -180,6 +182,25 @@ def test_a_placement_over_several_processes_is_not_run_in_one():
     pipeline = tiny_pipeline(placement={"other": {"nodes": ["decoder"]}})
     with pytest.raises(PipelineError, match="one process"):
         build(pipeline)
+
+
+def test_a_device_that_is_not_there_is_named():
+    pipeline = tiny_pipeline(placement={"main": {"device": "cuda:99"}})
+    with pytest.raises(PipelineError, match=r"(?s)no such device.*cpu.*cuda:99"):
+        build(pipeline)
+
+
+def test_a_stage_is_told_the_folder_of_the_pipeline_file(tmp_path):
+    pipeline = attrs.evolve(tiny_pipeline(), origin=str(tmp_path / "mine.yaml"))
+    seen = []
+
+    class Spy:
+        def build(self, context):
+            seen.append(context.path("more.safetensors"))
+
+    stages = {"noise_schedule": Stage("noise_schedule", "noise_schedule", Spy())}
+    build_stages(attrs.evolve(pipeline, stages=stages), "cpu")
+    assert seen == [tmp_path / "more.safetensors"]
 
 
 @settings(max_examples=8, deadline=None)

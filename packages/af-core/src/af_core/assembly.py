@@ -1,9 +1,11 @@
 """Builds the stages of a checked pipeline, in order, and the runners that drive them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from af_core.errors import PipelineError
@@ -12,6 +14,7 @@ from af_core.graph.placement import in_process_problems
 from af_core.graph.wiring import SOURCES
 from af_core.plugins.contract import BuildContext
 from af_core.plugins.kinds import KINDS
+from af_core.problems import Problem
 from af_core.running import DecodeRunner, DenoiseRunner, HearRunner, NodeRunner, Runner
 from af_core.streaming import Streamer
 
@@ -41,6 +44,7 @@ def assemble(pipeline: Pipeline) -> Assembled:
     if problems:
         raise PipelineError(problems)
     ((device, _),) = processes.values()
+    require_device(device)
     built = build_stages(pipeline, device)
     names = [node.name for node in pipeline.graph.order() if node.name not in AT_OPEN]
     made = pipeline.graph.format_of(pipeline.output)
@@ -65,12 +69,25 @@ def build_stages(pipeline: Pipeline, device: str) -> dict[str, Any]:
     for stage in sorted(pipeline.stages.values(), key=lambda stage: order.index(stage.kind)):
         context = BuildContext(
             geometry=pipeline.geometry,
+            directory=Path(pipeline.origin).parent,
             device=device,
             precision=pipeline.spec.precision,
             stages=dict(built),
         )
         built[stage.name] = stage.config.build(context)
     return built
+
+
+def require_device(device: str) -> None:
+    """Raise ``PipelineError`` if torch cannot use this device here."""
+    kind, index = torch.device(device).type, torch.device(device).index or 0
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    if kind == "cpu" or (kind == "mps" and mps) or (kind == "cuda" and index < len(cuda)):
+        return
+    text = "This machine has no such device, or the installed torch cannot use it."
+    there = ", ".join(["cpu", *cuda, *mps])
+    raise PipelineError([Problem("no_device", "placement", text, f"one of: {there}", device)])
 
 
 def count_parameters(stages: list[Any]) -> int:

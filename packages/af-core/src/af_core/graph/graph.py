@@ -61,7 +61,10 @@ class Graph:
         return next((node for node in self.nodes if node.name == name), None)
 
     def add(self, node: Node) -> "Graph":
-        """Return the graph with one more node; its name must be new."""
+        """Return the graph with one more node; its name must be new and hold no dot."""
+        if not node.name or "." in node.name:
+            text = "A node's name is not empty and has no dot: ports are written node.port."
+            raise PipelineError([Problem("bad_name", node.name, text, got=repr(node.name))])
         if self.node(node.name) is not None:
             raise PipelineError(
                 [Problem("duplicate_node", node.name, "Two nodes have this name; rename one.")]

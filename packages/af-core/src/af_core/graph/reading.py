@@ -35,6 +35,10 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, list | dict):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key} cannot be a key; quote it if it is text", key_node.start_mark
+            )
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} is written twice", key_node.start_mark
@@ -118,7 +122,7 @@ def _yaml(text: str) -> Any:
 def _parsed(text: str, parse: Callable[[str], Any], path: str) -> Any:
     try:
         return parse(text)
-    except (yaml.YAMLError, tomllib.TOMLDecodeError) as e:
+    except (yaml.YAMLError, ValueError) as e:  # TOML's errors, and dates that do not exist
         message = " ".join(str(e).split()).replace('"<unicode string>", ', "")
         problem = Problem("syntax", path, f"The file is not well formed: {message}")
         raise PipelineError([problem]) from e
@@ -156,12 +160,13 @@ def _with_absolute_weights(table: dict[str, Any], folder: Path) -> dict[str, Any
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``over`` written on top.
 
-    Tables merge key by key, except that a stage whose ``use`` changes starts from nothing.
+    Tables merge key by key, except that a stage whose ``use`` changes starts from nothing. An empty
+    table empties: ``nodes: {}`` takes the nodes of the base away.
     """
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value:
             another = "use" in value and value["use"] != old.get("use")
             out[key] = dict(value) if another else merged(old, value)
         else:

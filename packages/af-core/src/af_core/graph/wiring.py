@@ -118,10 +118,12 @@ def counted_parameters(file: Path) -> int | None:
     try:
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        return sum(_product(shape) for shape in shapes)
     except (OSError, ValueError, OverflowError, MemoryError):
         return None
-    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    return sum(_product(shape) for shape in shapes)
+    except (AttributeError, KeyError, TypeError):  # JSON, but not the header of safetensors
+        return None
 
 
 def _product(shape: list[int]) -> int:
