@@ -231,12 +231,14 @@ def _checked_outputs(
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let a second Ctrl-C wait until the files are complete."""
+    """Let nothing that asks to stop, not even SIGTERM, come before the files are complete."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asks = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(ask, signal.SIG_IGN) for ask in asks]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for ask, handler in zip(asks, before, strict=True):
+            signal.signal(ask, handler)

@@ -191,7 +191,8 @@ class _Sound:
             self._num_waiting += samples.shape[1]
 
     def _take(self, count: int) -> NDArray[np.float32]:
-        joined = np.concatenate(self._waiting, axis=1)
+        several = len(self._waiting) > 1
+        joined = np.concatenate(self._waiting, axis=1) if several else self._waiting[0]
         self._waiting = [joined[:, count:]] if joined.shape[1] > count else []
         self._num_waiting -= count
         return joined[:, :count]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -194,11 +195,11 @@ def _report(clip: "Clip | None", console: Console, json: bool) -> None:
     elif not json:
         begun = "Interrupted; kept" if clip.interrupted else "Wrote"
         console.print(
-            f"{begun} [bold]{clip.output}[/]: {clip.num_frames} frames, {clip.duration_s:.2f} s, "
+            f"{begun} [bold]{escape(str(clip.output))}[/]: {clip.num_frames} frames, {clip.duration_s:.2f} s, "
             f"[cyan]{clip.realtime_factor:.1f}x real time[/]."
         )
         if clip.contact_sheet:
-            console.print(f"Contact sheet: [bold]{clip.contact_sheet}[/]")
+            console.print(f"Contact sheet: [bold]{escape(str(clip.contact_sheet))}[/]")
     if json and clip is not None:
         print_json(_table(clip))
 
