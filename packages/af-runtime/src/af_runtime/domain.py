@@ -55,6 +55,6 @@ def domain_warning(portrait: Tensor, preset: str) -> str | None:
     return (
         f"This portrait does not look like the {domain.kind} that the preset {preset!r} was trained"
         f" on ({share:.0%} of it is flat colour, drawings have over {domain.min_flat_share:.0%})"
-        f": the face will probably be distorted. For photos use --preset {domain.instead}, "
-        "or try a shipped portrait."
+        ": the face will probably be distorted. Photos need a preset that was trained on films of "
+        f"people, such as {domain.instead}; here, try a shipped portrait."
     )

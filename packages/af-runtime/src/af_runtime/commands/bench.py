@@ -10,6 +10,7 @@ import msgspec
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -66,7 +67,7 @@ def bench(
     elif out is not None:
         with replacing(out) as part:
             part.write_text(text)
-        console.print(f"Wrote [bold]{out}[/].")
+        console.print(f"Wrote [bold]{escape(str(out))}[/].")
 
 
 def page(report: "BenchReport") -> Table:

@@ -195,7 +195,8 @@ def _report(clip: "Clip | None", console: Console, json: bool) -> None:
     elif not json:
         begun = "Interrupted; kept" if clip.interrupted else "Wrote"
         console.print(
-            f"{begun} [bold]{escape(str(clip.output))}[/]: {clip.num_frames} frames, {clip.duration_s:.2f} s, "
+            f"{begun} [bold]{escape(str(clip.output))}[/]: "
+            f"{clip.num_frames} frames, {clip.duration_s:.2f} s, "
             f"[cyan]{clip.realtime_factor:.1f}x real time[/]."
         )
         if clip.contact_sheet:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 from af_core.graph import check_pipeline, parse_overrides
 from rich.console import Console
+from rich.markup import escape
 
 from af_runtime.commands.output import Overrides, print_json, print_problems
 from af_runtime.exit_codes import BAD_CONFIG
@@ -34,6 +35,7 @@ def validate(
 
 
 def _print_verdict(config: str, num_errors: int) -> None:
+    config = escape(config)
     if num_errors:
         plural = "s" if num_errors > 1 else ""
         text = f"[bold red]{config} has {num_errors} error{plural}.[/]"
