@@ -68,7 +68,9 @@ def gallery(
 def evaluate(
     preset: Annotated[str, typer.Argument(help="Preset or pipeline file.")] = "toon",
     suite: Annotated[str, typer.Option(help="Which measures: toon.")] = "toon",
-    clips: Annotated[int, typer.Option(min=1, help="Unseen identities, sentences and voices.")] = 32,
+    clips: Annotated[
+        int, typer.Option(min=1, help="Unseen identities, sentences and voices.")
+    ] = 32,
     seconds: Annotated[int, typer.Option(min=2, help="Length of each clip.")] = 60,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Pipeline option, a.b=c; repeatable.")

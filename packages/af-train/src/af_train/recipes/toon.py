@@ -17,7 +17,7 @@ from af_core.errors import AvatarForcingError
 from af_core.models.causal_wan import CausalWan
 from af_core.models.tiny_vae import TinyVAE
 from af_core.weights.files import write_tensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from af_train.data.toon_latents import LatentPool, make_shards
@@ -78,9 +78,7 @@ def train_toon(directory: Path, recipe: ToonRecipe, say: Callable[[str], None]) 
     vae = _stage(
         directory / "autoencoder.safetensors",
         lambda: TinyVAE(TOON_VAE),
-        lambda: train_decoder(
-            directory / "decoder", codec.train(), readers[0], steps=recipe.decoder_steps
-        ),
+        lambda: train_decoder(directory / "decoder", codec, readers[0], steps=recipe.decoder_steps),
         say,
     )
     report = check_autoencoder(vae, readers[1])
@@ -133,7 +131,7 @@ def _stage(
     else:
         say(f"{path.stem}: training")
         model = train()
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+        write_tensors(path, model.state_dict())
     return model.eval().requires_grad_(False)
 
 

@@ -84,6 +84,7 @@ def train_decoder(
 ) -> TinyVAE:
     """Train the decoder network of ``model``; its latents stay what they are."""
     pool = ClipPool(pool_size, seed=1_000_000 * (1 + seed))
+    model.train().requires_grad_(True)
     model.shortcut_in.requires_grad_(False)
     model.shortcut_out.requires_grad_(False)
 
