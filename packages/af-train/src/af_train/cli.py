@@ -45,12 +45,15 @@ def export(
     recipe: Annotated[str, typer.Argument(help="Whose weights: toon.")],
     target: Annotated[Path, typer.Argument(help="Folder for the safetensors files.")],
     directory: Annotated[Path, typer.Option(help="Where it was trained.")] = Path("runs/toon"),
+    readers: Annotated[
+        bool, typer.Option("--readers", help="Write the networks that evaluate reads with instead.")
+    ] = False,
 ) -> None:
     """Write trained weights as the preset reads them."""
-    from af_train.recipes.toon import export_toon
+    from af_train.recipes.toon import export_readers, export_toon
 
     _known(recipe, "recipe", ["toon"])
-    for path in export_toon(directory, target):
+    for path in (export_readers if readers else export_toon)(directory, target):
         _console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 import torch
+from af_core.errors import AvatarForcingError
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -37,6 +38,10 @@ class FitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Decay of the exponential moving average of the weights, which is what gets shipped."""
     save_every: int = 100
     log_every: int = 50
+
+
+class TrainingDivergedError(AvatarForcingError):
+    """A loss or gradient stopped being a number."""
 
 
 class Averages:
@@ -81,24 +86,14 @@ def fit(
     optimiser = _optimiser(module, config)
     averages = Averages(module, config.average)
     start = _resume(directory, module, optimiser, averages)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-    )
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[log]}")
-    ) as bar:
+    with _progress() as bar:
         task = bar.add_task(directory.name, total=config.steps, completed=start, log="")
         began = time.monotonic()
         for step in range(start, config.steps):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config, step)
             losses = losses_at(step)
-            optimiser.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-            optimiser.step()
+            _descend(losses["loss"], optimiser, parameters, config.gradient_clip, step)
             averages.update(module, step)
             done = step + 1
             if done % config.log_every == 0:
@@ -112,6 +107,35 @@ def fit(
                     on_save(done, averages.values)
             bar.advance(task)
     return averages.values
+
+
+def _descend(
+    loss: Tensor,
+    optimiser: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    gradient_clip: float,
+    step: int,
+) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, gradient_clip)
+    if not math.isfinite(float(norm)):
+        raise TrainingDivergedError(
+            f"The gradient of step {step} is not finite (loss {float(loss.detach())}). The last "
+            "checkpoint is whole; go on from it with a lower learning_rate."
+        )
+    optimiser.step()
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[log]}"),
+    )
 
 
 def _optimiser(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:

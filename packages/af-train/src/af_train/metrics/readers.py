@@ -4,11 +4,13 @@ from importlib.resources import files
 
 import attrs
 import torch
+from af_core.errors import ShapeError
 from safetensors.torch import load
 from torch import Tensor
 
 from af_train.metrics.face_reader import FaceReader
 from af_train.metrics.mouth_reader import MouthReader, mouth_crop
+from af_train.worlds.toon import TOON_SIZE
 
 _BATCH = 64
 
@@ -23,6 +25,11 @@ class Readers:
     @torch.inference_mode()
     def mouths(self, frames: Tensor) -> Tensor:
         """Read mouth shapes ``[t, 5]`` from uint8 ``[t, 128, 128, 3]``."""
+        if frames.shape[1:] != (TOON_SIZE, TOON_SIZE, 3):
+            raise ShapeError(
+                f"Mouths are read from frames [t, {TOON_SIZE}, {TOON_SIZE}, 3], "
+                f"not {list(frames.shape)}."
+            )
         return torch.cat([self.mouth(mouth_crop(part)) for part in _batches(frames)])
 
     @torch.inference_mode()

@@ -5,7 +5,6 @@ the shapes that the speech was synthesised from. Nothing is estimated that the w
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import attrs
 import numpy as np
@@ -27,7 +26,7 @@ _NOISE_RATIO = 10 ** (-20 / 20)
 
 @attrs.frozen
 class ToonScores:
-    """Means over clips. The definitions are those of ``docs/benchmarks/toon.md``."""
+    """Means over clips, except where it says median."""
 
     num_clips: int
     duration_s: float
@@ -38,7 +37,7 @@ class ToonScores:
     av_offset_frames: float
     """Median lag of the mouth behind the sound, in frames."""
     silence_open: float
-    """Mean opening read in the second half of four silent seconds."""
+    """Mean opening of the last people of the suite in the second half of four silent seconds."""
     noise_20db_ratio: float
     """``lip_corr`` with white noise 20 dB below the speech, over ``lip_corr``, same clips."""
     delta_e_60s: float
@@ -97,7 +96,7 @@ def evaluate_toon(
     return ToonScores(
         num_clips=num_clips,
         duration_s=duration_s,
-        silence_open=silent_opening(avatar, readers, clips[:1]),
+        silence_open=silent_opening(avatar, readers, clips),
         noise_20db_ratio=float(rough / clean) if clean else 0.0,
         **_means(scores),
     )
@@ -111,9 +110,10 @@ def speak(avatar: Avatar, clips: list[Clip], samples: Tensor) -> Tensor:
 
 
 def silent_opening(avatar: Avatar, readers: Readers, clips: list[Clip]) -> float:
-    """Return the mean mouth opening in the second half of ``SILENCE_S`` silent seconds."""
+    """Return the mean mouth opening of all in the second half of ``SILENCE_S`` silent seconds."""
     frames = speak(avatar, clips, torch.zeros(len(clips), SILENCE_S * AUDIO_HZ))
-    return float(readers.mouths(frames[0])[SILENCE_S * VIDEO_FPS // 2 :, 0].mean())
+    second_half = frames[:, SILENCE_S * VIDEO_FPS // 2 :].flatten(0, 1)
+    return float(readers.mouths(second_half)[:, 0].mean())
 
 
 def _samples(clips: list[Clip]) -> Tensor:
@@ -173,10 +173,3 @@ def _means(scores: list[_ClipScores]) -> dict[str, float]:
     means["delta_e_60s"] = means.pop("delta_e")
     del means["lag"]
     return means
-
-
-def write_json(scores: ToonScores, path: Path) -> None:
-    """Write the scores for machines."""
-    import msgspec
-
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(attrs.asdict(scores)), indent=2))

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from af_train.metrics.face_reader import FaceReader, shrink
 from af_train.worlds.toon import Identity, Motion, render, sample_identity, visemes
 from af_train.worlds.toon.identity import stack
 from af_train.worlds.toon.motion import sample_motion
+
+NUM_TRAITS = 6 * 3 + len(attrs.fields(Identity)) - 6
+"""Six colours and the numbers a person is drawn with."""
 
 
 def traits(people: Identity) -> Tensor:

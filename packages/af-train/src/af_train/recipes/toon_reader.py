@@ -55,9 +55,8 @@ def train_reader(
             read = reader(crops)
         return {"loss": ((read.float() - shapes[chosen]) / reader.std).square().mean()}
 
-    fit(reader, losses_at, FitConfig(steps, learning_rate=2e-3), directory)
-    reader.requires_grad_(False)
-    return reader.eval()
+    reader.load_state_dict(fit(reader, losses_at, FitConfig(steps, learning_rate=2e-3), directory))
+    return reader.eval().requires_grad_(False)
 
 
 def _disturb(images: Tensor, rng: torch.Generator) -> Tensor:

@@ -80,6 +80,11 @@ def channel_weights(scales: Tensor) -> Tensor:
     return (scales / scales.mean())[:, None, None]
 
 
+def spread_error(read: Tensor, true: Tensor) -> Tensor:
+    """Compare how widely mouths move, ``[..., 5]`` each: squared error alone makes them mumble."""
+    return (read.flatten(0, -2).std(0) - true.flatten(0, -2).std(0)).square().mean()
+
+
 class StudentObjective:
     """Draws batches and measures a denoiser on them."""
 
@@ -197,7 +202,13 @@ class StudentObjective:
         read = self.probe(guess.flatten(0, 1)).unflatten(0, guess.shape[:2])
         off = (read - batch.shapes[:, h:]).square() * torch.tensor(_LIP_WEIGHTS)
         reconstruction, sync = (error * importance).mean(), off.mean()
-        return {"loss": reconstruction + 0.3 * sync, "reconstruction": reconstruction, "sync": sync}
+        spread = spread_error(read, batch.shapes[:, h:])
+        return {
+            "loss": reconstruction + 0.3 * sync + spread,
+            "reconstruction": reconstruction,
+            "sync": sync,
+            "spread": spread,
+        }
 
 
 def train_student(
