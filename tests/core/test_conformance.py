@@ -129,6 +129,27 @@ def test_a_planted_fault_is_found(kind, make, options, check):
         conformance.checks(kind)[check](make, **options)
 
 
+def test_a_block_that_leaves_before_the_last_pass_is_reported_as_that():
+    from af_core.schedules.config import RectifiedFlowConfig
+    from af_core.schedules.rectified_flow import RectifiedFlow
+    from af_core.windows.config import LocalFutureConfig
+    from af_core.windows.local_future import LocalFutureScheduler
+
+    class LeavesEarly(LocalFutureScheduler):
+        def admit(self, window, noise, audio, block):
+            return window.with_tail(noise, audio, self.top_rung - 1, block)
+
+    def make(slots):
+        levels = tuple(1 - 0.8 * i / (2 * slots) for i in range(2 * slots))
+        schedule = RectifiedFlow(RectifiedFlowConfig(levels=levels))
+        return LeavesEarly(schedule, LocalFutureConfig(num_slots=slots, num_passes=2))
+
+    check = conformance.checks("window_scheduler")["emits_every_block_once_in_order"]
+    for slots in (1, 2):
+        with pytest.raises(AssertionError, match=r"block 0 was emitted in pass 1 of 2 of step"):
+            check(lambda slots=slots: make(slots))
+
+
 def test_an_unknown_kind_gets_the_closest():
     with pytest.raises(ValueError, match="Did you mean 'decoder'"):
         conformance.checks("decodr")

@@ -8,13 +8,15 @@ import torch
 from af_core.errors import (
     ConfigError,
     ShapeError,
+    StageContractError,
     StaleStreamStateError,
     StreamEndedError,
 )
 from af_core.schedules.config import RectifiedFlowConfig
 from af_core.schedules.rectified_flow import RectifiedFlow
 from af_core.windows.causal import CausalScheduler
-from af_core.windows.config import CausalConfig
+from af_core.windows.config import CausalConfig, LocalFutureConfig
+from af_core.windows.local_future import LocalFutureScheduler
 
 MODEL = tiny.make()
 FACE = tiny.portrait()
@@ -183,6 +185,19 @@ def test_a_state_stepped_twice_names_the_mistake():
     with pytest.raises(StaleStreamStateError, match=r"Keep what step returns"):
         engine.step(state, rows)
     engine.step(later, rows)
+
+
+class LeavesEarly(LocalFutureScheduler):
+    def admit(self, window, noise, audio, block):
+        return window.with_tail(noise, audio, self.top_rung - 1, block)
+
+
+def test_a_block_emitted_before_the_last_pass_is_an_error_and_not_lost():
+    good = tiny.streamer(MODEL, slots=1, passes=2)
+    early = LeavesEarly(good.scheduler.schedule, LocalFutureConfig(num_slots=1, num_passes=2))
+    engine = type(good)(early, MODEL, good.cache, 1)
+    with pytest.raises(StageContractError, match=r"LeavesEarly emitted block 0 .* last pass only"):
+        engine.step(engine.open(FACE), tiny.speech(1))
 
 
 def test_a_refused_step_leaves_the_stream_alive():

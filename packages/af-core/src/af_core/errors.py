@@ -52,6 +52,10 @@ class ProblemsError(AvatarForcingError):
         super().__init__(listing(self.problems))
 
 
+class StageContractError(PluginError):
+    """A stage that runs broke a promise of its kind; the message names it and what it must do."""
+
+
 class PluginConflictError(ProblemsError, PluginError):
     """Two plugins offer the same name; name the one you mean as ``distribution:name``."""
 

@@ -9,9 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from af_core.errors import ConfigError, ShapeError
+from af_core.errors import ConfigError, ShapeError, StageContractError
 from af_core.geometry import TEMPORAL_STRIDE
-from af_core.stages.window_scheduler import Window
+from af_core.stages.window_scheduler import Emitted, Window, WindowScheduler
 
 if TYPE_CHECKING:
     from af_core.stages.denoiser import Plan
@@ -91,6 +91,17 @@ def denoise(streamer: Streamer[Any], state: StreamState[Any]) -> tuple[Tensor, S
     out = _run(streamer, state, plan, latents, audio, timesteps)
     state = attrs.evolve(state, anchors=anchors, pending=None).counting(1)
     return out.unflatten(1, (len(window), size)), state
+
+
+def require_kept(scheduler: WindowScheduler, emitted: Emitted | None) -> None:
+    """Refuse another pass in a step that has its block already: that block would be lost."""
+    if emitted is not None:
+        raise StageContractError(
+            f"The window scheduler {type(scheduler).__name__} emitted block {emitted.block} before "
+            f"the last of the {scheduler.num_passes} passes of a step. It must emit in the last "
+            "pass only, at most one block a step: let blocks stand on rung 0 in that pass, or "
+            "declare fewer passes (num_passes)."
+        )
 
 
 def fresh_noise(streamer: Streamer[Any], state: StreamState[Any]) -> Tensor:

@@ -67,6 +67,7 @@ class Streamer(Generic[AnchorsT]):
             state = passes.admit(self, state, audio)
         state, emitted = state.claim(), None
         for _ in range(self.scheduler.num_passes):  # line 5
+            passes.require_kept(self.scheduler, emitted)
             # lines 4, 6: assemble [style | temporal | window] and denoise all blocks jointly
             prediction, state = passes.denoise(self, state)
             # line 7: every block one rung down, the head out of the window

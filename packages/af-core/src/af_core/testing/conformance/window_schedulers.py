@@ -44,7 +44,10 @@ def empty_window(num_streams: int = 1) -> Window:
 
 
 def ride(scheduler: Any, num_blocks: int, num_streams: int = 1) -> Ride:
-    """Let so many blocks in, one per step, then drain; block k is marked by the number k."""
+    """Let so many blocks in, one per step, then drain; block k is marked by the number k.
+
+    AssertionError if a block leaves before the last pass of a step: a stream would lose it.
+    """
     window, step = empty_window(num_streams), 0
     emitted: list[Any] = []
     rungs: dict[int, tuple[int, ...]] = {}
@@ -55,15 +58,18 @@ def ride(scheduler: Any, num_blocks: int, num_streams: int = 1) -> Ride:
             mark = torch.full((num_streams, *BLOCK), float(step))
             audio = torch.full((num_streams, *AUDIO), float(step))
             window = scheduler.admit(window, mark, audio, step)
-        for _ in range(scheduler.num_passes):
-            if not len(window):
-                break
+        for turn in range(scheduler.num_passes):
+            where = f"pass {turn + 1} of {scheduler.num_passes} of step {step}"
+            assert len(window), f"the window is empty before {where}"
             widths.append(len(window))
             for block, rung in zip(window.blocks, window.rungs, strict=True):
                 rungs[block] = (*rungs.get(block, ()), rung)
             promised = scheduler.lower_rungs(window)
             fresh = torch.zeros(num_streams, len(promised), *BLOCK)
             out, window = scheduler.advance(window, window.latents * 0.5, fresh)
+            assert out is None or turn == scheduler.num_passes - 1, (
+                f"block {out.block} was emitted in {where}: a block may leave in the last pass only"
+            )
             emitted += [] if out is None else [out]
             found = tuple(zip(window.blocks, window.rungs, strict=True))
             wrong += [] if promised == found else [f"promised {promised}, found {found}"]
