@@ -1,11 +1,13 @@
 """The avatar: exact frames, however speech is cut, batched or interleaved."""
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from af_core.assembly import build_stages
 from af_core.errors import (
     PipelineError,
+    StageContractError,
     StaleStreamStateError,
     StreamEndedError,
     StreamInputError,
@@ -13,6 +15,7 @@ from af_core.errors import (
 from af_core.graph import Stage, open_pipeline
 from af_core.pipeline import build, load
 from af_core.plugins import load_catalog
+from af_core.running import DecodeRunner
 from af_core.testing import tiny_plugin
 from af_core.testing.conformance.common import keeps_nothing, speech
 from af_core.testing.strategies import chunkings, interleavings
@@ -212,6 +215,59 @@ def test_every_window_setting_gives_exact_frames(slots, passes, block, num_sampl
         geometry__block_latents=block,
     )
     assert video(avatar, speech(1, num_samples)[0]).shape[1] == -(-num_samples // 640)
+
+
+class Wrapped:
+    """A runner of which one step or flush is replaced."""
+
+    def __init__(self, runner, **replaced):
+        self.runner, self.replaced = runner, replaced
+
+    def __getattr__(self, name):
+        return self.replaced.get(name) or getattr(self.runner, name)
+
+
+def with_runner(name, **replaced):
+    runners = {**AVATAR.runners, name: Wrapped(AVATAR.runners[name], **replaced)}
+    return attrs.evolve(AVATAR, runners=runners)
+
+
+def test_an_encoder_that_loses_a_row_is_named_at_the_end_of_the_stream():
+    hear = AVATAR.runners["audio_encoder"]
+
+    avatar = with_runner("audio_encoder", step=lambda s, i: drop_first(hear, s, i))
+    with pytest.raises(StageContractError, match=r"\d feature rows .* audio encoder"):
+        video(avatar, speech(1, 7000)[0])
+
+
+def drop_first(hear, state, inputs):
+    made, state = hear.step(state, inputs)
+    return {"rows": made["rows"][:, 1:]}, state
+
+
+@pytest.mark.parametrize("change", [lambda f: f[:, 1:], lambda f: f[:, :0]])
+def test_a_decoder_that_owes_frames_is_named_with_both_numbers(change):
+    decode = AVATAR.runners["decoder"]
+
+    def step(state, inputs):
+        outputs, state = decode.step(state, inputs)
+        return {"frames": change(outputs["frames"])}, state
+
+    with pytest.raises(StageContractError, match=r"drew \d+ frames where 12 were due.*'decoder'"):
+        video(with_runner("decoder", step=step), speech(1, 7000)[0])
+
+
+def test_the_decoder_is_not_called_without_latents():
+    decoder = DecodeRunner(decoder=None, block_latents=1)
+    assert decoder.step("state", {"latents": torch.empty(1, 0, 2, 4, 6)}) == ({}, "state")
+
+
+def test_a_seed_is_any_integer_and_nothing_else():
+    samples = speech(1, 3000)[0]
+    assert torch.equal(video(AVATAR, samples, seed=np.int64(3)), video(AVATAR, samples, seed=3))
+    for seed in (1.5, "7", None, [1, 2], [0.5]):
+        with pytest.raises(StreamInputError, match="give one integer for all streams"):
+            AVATAR.open(portrait(), seed=seed)
 
 
 def test_load_refuses_an_unknown_preset_with_the_closest():

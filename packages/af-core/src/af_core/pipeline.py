@@ -11,6 +11,7 @@ may be cut into chunks of any size; the video does not depend on the cut.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import attrs
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from af_core.assembly import assemble
-from af_core.errors import StreamEndedError, StreamInputError
+from af_core.errors import StageContractError, StreamEndedError, StreamInputError
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
@@ -97,7 +98,7 @@ class Avatar:
         whatever else is in the batch.
         """
         images = self._checked_portrait(portrait).to(self.device)
-        seeds = (seed,) * len(images) if isinstance(seed, int) else tuple(seed)
+        seeds = _checked_seeds(seed, len(images))
         opening = Opening(len(images), self.encode_portrait.encode(images), seeds, self.text)
         states = {name: runner.open(opening) for name, runner in self.runners.items()}
         return AvatarState(states, num_streams=len(images))
@@ -173,9 +174,26 @@ class Avatar:
         frames = self._no_frames(state.num_streams) if frames is None else frames
         heard = state.num_samples + num_samples
         if finished:
+            self._require_all(heard, state.num_frames + frames.shape[1])
             frames = frames[:, : -(-heard // SAMPLES_PER_FRAME) - state.num_frames]
         shown = state.num_frames + frames.shape[1]
         return frames, AvatarState(nodes, state.num_streams, heard, shown, finished)
+
+    def _require_all(self, num_samples: int, made: int) -> None:
+        """Refuse an end at which more or fewer frames were drawn than speech has blocks for."""
+        per_block = self.geometry.frames_per_block
+        due = -(-num_samples // (per_block * SAMPLES_PER_FRAME)) * per_block
+        if made != due:
+            node, before = self.output.partition(".")[0], [*self.runners]
+            before = before[: before.index(node)] if node in before else []
+            raise StageContractError(
+                f"The pipeline drew {made} frames where {due} were due: {num_samples} samples of "
+                f"speech are {-(-num_samples // SAMPLES_PER_FRAME)} frames, in whole blocks of "
+                f"{per_block}. Likely at fault: {node!r}, which hands out the frames"
+                + (f", or a node before it ({', '.join(before)})" if before else "")
+                + ". Each owes, flush included, as much video as it took in; the conformance kit "
+                "(af_core.testing.conformance) finds which does not."
+            )
 
     def _no_frames(self, num_streams: int) -> Tensor:
         size = (num_streams, 0, self.info.height, self.info.width, 3)
@@ -202,6 +220,19 @@ class Avatar:
         if not bool(torch.isfinite(rows).all()):
             raise StreamInputError("The samples hold NaN or infinity; replace them with silence.")
         return rows
+
+
+def _checked_seeds(seed: object, num_streams: int) -> tuple[int, ...]:
+    """Return one seed for each stream from one integer for all, or from one for each."""
+    if isinstance(seed, Integral):
+        return (int(seed),) * num_streams
+    seeds = tuple(seed) if isinstance(seed, Iterable) and not isinstance(seed, str) else (seed,)
+    if len(seeds) != num_streams or not all(isinstance(one, Integral) for one in seeds):
+        raise StreamInputError(
+            f"The seed is {seed!r} ({type(seed).__name__}); give one integer for all streams, or "
+            f"a list of integers, one for each of the {num_streams}."
+        )
+    return tuple(int(one) for one in seeds)
 
 
 def _appended(made: dict[str, Tensor], owed: Mapping[str, Tensor]) -> dict[str, Tensor]:

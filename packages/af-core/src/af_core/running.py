@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from af_core.errors import StageContractError
 from af_core.geometry import Geometry
 from af_core.streaming import Streamer
 
@@ -99,7 +100,14 @@ class DenoiseRunner:
         return _latents(ready), _Pending(rows, stream)
 
     def flush(self, state: _Pending) -> tuple[dict[str, Tensor], _Pending]:
-        """Drain the window."""
+        """Drain the window; speech was filled to whole blocks, so no row may be left."""
+        if left := state.rows.shape[1]:
+            size = self.geometry.frames_per_block
+            raise StageContractError(
+                f"The speech has ended with {left} feature rows that fill no block of {size}. The "
+                "node that makes the rows (as a rule the audio encoder) is at fault: with flush, "
+                "it owes exactly one row for each 640 samples heard."
+            )
         ready, stream = [], state.stream
         while len(stream.window):
             block, stream = self.streamer.step(stream, None)
@@ -125,6 +133,8 @@ class DecodeRunner:
 
     def step(self, state: Any, inputs: Values) -> tuple[dict[str, Tensor], Any]:
         """Decode latents [b, f, c, h, w] to frames uint8 [b, 4 f, H, W, 3]."""
+        if not inputs["latents"].shape[1]:
+            return {}, state
         frames: list[Tensor] = []
         for block in inputs["latents"].split(self.block_latents, dim=1):
             made, state = self.decoder.step(state, block)
