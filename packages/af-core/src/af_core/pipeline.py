@@ -222,7 +222,7 @@ class Avatar:
         return rows
 
 
-def _checked_seeds(seed: object, num_streams: int) -> tuple[int, ...]:
+def _checked_seeds(seed: Any, num_streams: int) -> tuple[int, ...]:
     """Return one seed for each stream from one integer for all, or from one for each."""
     if isinstance(seed, Integral):
         return (int(seed),) * num_streams
