@@ -116,6 +116,16 @@ def test_the_background_writer_makes_the_same_file(tmp_path):
     assert (tmp_path / "plain.mp4").read_bytes() == (tmp_path / "behind.mp4").read_bytes()
 
 
+def test_a_drained_background_writer_takes_nothing_more(tmp_path):
+    behind = BackgroundWriter(writer(tmp_path / "a.mp4"))
+    behind.add_frames(frames(4))
+    behind.drain()
+    with pytest.raises(RuntimeError, match="was drained"):
+        behind.add_frames(frames(1))
+    behind.finish()
+    assert behind.num_frames == 4
+
+
 def test_an_encoder_that_fails_is_reported_and_never_blocks_the_model(tmp_path, monkeypatch):
     def broken(self, pixels):
         raise MediaError("the encoder broke")

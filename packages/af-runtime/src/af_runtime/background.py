@@ -26,6 +26,7 @@ class BackgroundWriter:
         self._writer = writer
         self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(queue_jobs)
         self._error: BaseException | None = None
+        self._is_closed = False
         self.busy_s = 0.0
         """Seconds the encoder has worked."""
         self._thread = threading.Thread(target=self._run, name="af-encode", daemon=True)
@@ -62,9 +63,14 @@ class BackgroundWriter:
 
     def _put(self, job: Callable[[], object]) -> None:
         self._raise_error()
+        if self._is_closed:
+            raise RuntimeError(
+                "This writer was drained: it takes no more sound and no more frames."
+            )
         self._jobs.put(job)
 
     def _stop(self) -> None:
+        self._is_closed = True
         if self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
