@@ -1,6 +1,6 @@
 """A portrait and a speech file in, an mp4 out.
 
-    python examples/01_clip.py iris speech.wav clip.mp4
+    python examples/01_clip.py iris examples/assets/speech.wav clip.mp4
 
 The portrait is a picture or the name of a shipped one (`af-runtime generate --list-portraits`).
 The command `af-runtime generate` does the same.
@@ -23,4 +23,7 @@ def main(portrait: str, audio: str, output: str, preset: str = "toon") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (4, 5):
+        sys.stderr.write("usage: 01_clip.py PORTRAIT AUDIO OUT.mp4 [PRESET]\n")
+        sys.exit(2)
     main(*sys.argv[1:])

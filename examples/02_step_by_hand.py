@@ -1,6 +1,6 @@
 """The streaming loop by hand: speech in chunks of any size, frames as soon as they are ready.
 
-    python examples/02_step_by_hand.py iris speech.wav clip.mp4
+    python examples/02_step_by_hand.py iris examples/assets/speech.wav clip.mp4
 
 This is all a driver does, offline or live: the avatar holds the weights, the state holds the
 stream. A live driver reads a microphone where this one reads a file.
@@ -33,4 +33,7 @@ def main(portrait: str, audio: str, output: str, preset: str = "toon") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (4, 5):
+        sys.stderr.write("usage: 02_step_by_hand.py PORTRAIT AUDIO OUT.mp4 [PRESET]\n")
+        sys.exit(2)
     main(*sys.argv[1:])

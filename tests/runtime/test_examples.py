@@ -35,6 +35,13 @@ def test_both_examples_make_the_same_video_and_sound(inputs, tmp_path, capsys):
     assert "5.00 s" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["01_clip.py", "02_step_by_hand.py"])
+def test_an_example_without_arguments_says_how_to_use_it(name):
+    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"usage: {name} PORTRAIT AUDIO OUT.mp4 [PRESET]\n"
+
+
 def test_public_names_are_what_they_say_whatever_was_imported_before():
     import af_runtime.benchmark
     import af_runtime.generation  # a submodule must not hide the function of the same name
