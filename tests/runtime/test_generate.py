@@ -2,7 +2,9 @@
 
 import io
 import math
+from importlib.metadata import version
 
+import af_core
 import attrs
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ from af_audio import PcmSource
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from af_core.testing.tiny import tiny_avatar
 from af_runtime.background import BackgroundWriter
+from af_runtime.cli import build_app
 from af_runtime.generation import GenerationInterrupted, generate
+from af_runtime.timing import times
 from media_files import onsets, read_sound, read_video, write_audio, write_wav
 from PIL import Image
+from typer.testing import CliRunner
 
 
 def heights(frames):
@@ -212,3 +217,27 @@ def test_the_real_engine_runs_behind_the_same_door(tmp_path, portrait_file, clic
     frames, _ = read_video(one.output)
     assert one.num_frames == 63 and frames.shape == (63, 32, 48, 3)
     assert one.output.read_bytes() == two.output.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"), [(12.34, "12.3x"), (0.05, "0.1x"), (0.0123, "0.012x"), (0.004, "0.004x")]
+)
+def test_a_slow_run_is_never_called_0_0x(factor, text):
+    assert times(factor) == text
+
+
+@pytest.mark.parametrize(("option", "begin"), [((), "Wrote"), (("-q",), "")])
+def test_a_quiet_success_prints_nothing(
+    option, begin, tmp_path, bar_avatar, portrait_file, clicks, monkeypatch
+):
+    monkeypatch.setattr(af_core, "load", lambda *rest: bar_avatar)
+    audio = write_wav(tmp_path / "a.wav", clicks.samples[:6400])
+    argv = ["generate", str(portrait_file), str(audio), "-o", str(tmp_path / "o.mp4"), *option]
+    done = CliRunner().invoke(build_app(argv), argv)
+    assert done.exit_code == 0
+    assert done.output.startswith(begin) and bool(done.output) == bool(begin)
+
+
+def test_the_command_line_tells_its_version():
+    done = CliRunner().invoke(build_app(["--version"]), ["--version"])
+    assert (done.exit_code, done.output) == (0, f"af-runtime {version('af-runtime')}\n")

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from importlib.util import find_spec
+from typing import Annotated
 
 import typer
 from af_core.errors import AvatarForcingError
@@ -34,7 +35,7 @@ def build_app(argv: list[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    app.callback()(_root)
+    app.callback()(_top)
     called = next((word for word in argv if not word.startswith("-")), None)
     for name, line in COMMANDS.items():
         module = f"af_runtime.commands.{name}"
@@ -59,6 +60,26 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone, as in `explain | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _print_version(wanted: bool) -> None:
+    """Write the version to stdout and stop."""
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"af-runtime {version('af-runtime')}\n")
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and stop."
+        ),
+    ] = False,
+) -> None:
+    """Do nothing: the sub-commands do the work."""
 
 
 def _root() -> None:

@@ -27,7 +27,7 @@ from af_runtime.notices import collected_notices
 from af_runtime.outputs import checked_output
 from af_runtime.portrait import BACKGROUND, Fit, fit_portrait, read_picture
 from af_runtime.sink import Sink
-from af_runtime.timing import Stopwatch
+from af_runtime.timing import Stopwatch, times
 
 VIDEO_SUFFIXES = (".mp4", ".m4v")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -202,7 +202,7 @@ def _finish(
         sink.finish()
         duration_s = num_frames / VIDEO_FPS
         factor = watch.realtime_factor()
-        subtitle = f"{preset} · {num_frames} frames · {duration_s:.2f} s · {factor:.1f}x"
+        subtitle = f"{preset} · {num_frames} frames · {duration_s:.2f} s · {times(factor)}"
         sheet = sink.save_sheet(title, f"{subtitle} real time")
     return Clip(
         output=sink.path,

@@ -7,6 +7,11 @@ import numpy as np
 from af_core.geometry import VIDEO_FPS
 
 
+def times(factor: float, decimals: int = 1) -> str:
+    """Return a speed such as ``2.5x``; below 0.05 two significant digits, so it is never 0.0x."""
+    return f"{factor:.{decimals}f}x" if factor >= 0.05 else f"{factor:.2g}x"
+
+
 class Stopwatch:
     """Times one stream from its opening. Waiting for input does not count as work.
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from af_runtime.commands.output import Overrides
 from af_runtime.commands.threads import Threads, use_threads
 from af_runtime.outputs import checked_output, replacing
+from af_runtime.timing import times
 
 if TYPE_CHECKING:
     from af_runtime.benchmark_report import BenchReport
@@ -91,7 +92,7 @@ def page(report: "BenchReport") -> Table:
 def _speed(report: "BenchReport") -> Iterator[tuple[str, str]]:
     ttff, live = report.ttff_ms, report.e2e_ms
     stages = " · ".join(f"{name} {ms:.1f}" for name, ms in report.stage_ms_p50.items())
-    yield "real time", f"[bold cyan]{report.realtime_factor:.2f}x[/], encoding included"
+    yield "real time", f"[bold cyan]{times(report.realtime_factor, 2)}[/], encoding included"
     yield "frames", f"{report.fps:.0f} per second at the median step"
     yield "first frame", f"{ttff['warm']:.0f} ms warm, {ttff['cold']:.0f} ms cold"
     yield "loading", f"{report.load_ms:.0f} ms"
@@ -135,7 +136,7 @@ def _bar(console: Console) -> Iterator[Callable[..., None]]:
         task = bar.add_task("warming up", total=None, factor="")
 
         def show(step: int, steps: int, factor: float) -> None:
-            text = f"{factor:.1f}x real time"
+            text = f"{times(factor)} real time"
             bar.update(task, description="measuring", completed=step, total=steps, factor=text)
 
         yield show

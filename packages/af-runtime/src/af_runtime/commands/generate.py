@@ -17,6 +17,7 @@ from af_runtime.commands.output import Overrides, print_json
 from af_runtime.commands.threads import Threads, use_threads
 from af_runtime.errors import RequestError
 from af_runtime.exit_codes import INTERRUPTED
+from af_runtime.timing import times
 
 if TYPE_CHECKING:
     from af_runtime.generation import Clip
@@ -75,7 +76,9 @@ def generate(
     ] = "s16le",
     threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")
+    ] = False,
     list_portraits: Annotated[
         bool,
         typer.Option(
@@ -114,7 +117,7 @@ def generate(
             )
         except library.GenerationInterrupted as e:
             clip = e.clip
-    _report(clip, console, json)
+    _report(clip, console, json, quiet)
     if clip is None or clip.interrupted:
         raise typer.Exit(stop.code)
 
@@ -177,7 +180,7 @@ def _bar(console: Console, quiet: bool) -> Iterator[Callable[[Any], None]]:
                 description="speaking",
                 completed=progress.num_frames,
                 total=total,
-                factor=f"{progress.realtime_factor:.1f}x real time",
+                factor=f"{times(progress.realtime_factor)} real time",
             )
 
         yield show
@@ -188,16 +191,16 @@ def _print_warning(console: Console, message: str) -> None:
     console.print(Text.assemble(("warning: ", "bold yellow"), message))
 
 
-def _report(clip: "Clip | None", console: Console, json: bool) -> None:
+def _report(clip: "Clip | None", console: Console, json: bool, quiet: bool) -> None:
     """Write what was made to stderr, or as JSON to stdout."""
     if clip is None:
         console.print("Interrupted before the first frame; no file was written.")
-    elif not json:
+    elif not json and (clip.interrupted or not quiet):
         begun = "Interrupted; kept" if clip.interrupted else "Wrote"
         console.print(
             f"{begun} [bold]{escape(str(clip.output))}[/]: "
             f"{clip.num_frames} frames, {clip.duration_s:.2f} s, "
-            f"[cyan]{clip.realtime_factor:.1f}x real time[/]."
+            f"[cyan]{times(clip.realtime_factor)} real time[/]."
         )
         if clip.contact_sheet:
             console.print(f"Contact sheet: [bold]{escape(str(clip.contact_sheet))}[/]")
