@@ -1,6 +1,7 @@
 """The network: its parts against plain formulas, training against streaming."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import oracle
 import pytest
@@ -9,12 +10,15 @@ import torch
 from af_core.anchors.config import DualAnchorConfig
 from af_core.anchors.dual_anchor import DualAnchorCache
 from af_core.errors import ConfigError, ShapeError
+from af_core.geometry import Geometry
 from af_core.models.attention import Attention, explicit, sdpa
 from af_core.models.causal_wan import CausalWan
 from af_core.models.packed import can_pack
 from af_core.models.rope import RotaryPositions, rotate, rotations
 from af_core.models.wan_config import CausalWanConfig
 from af_core.models.wan_values import timestep_features
+from af_core.plugins.builtin.networks import CausalWanOptions
+from af_core.plugins.contract import BuildContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -222,6 +226,30 @@ def test_attention_kernels_agree_and_a_winner_is_kept():
         attention(q, k, v)
         attention(q, k, v)
     assert list(attention.winners.values()) in (["sdpa"], ["explicit"])
+
+
+@pytest.mark.parametrize("kernel", ["auto", "sdpa", "explicit"])
+def test_the_attention_kernel_can_be_pinned_in_the_pipeline(kernel):
+    size = {"dim": 24, "ffn_dim": 32, "num_layers": 2, "num_heads": 2, "text_dim": None}
+    options = CausalWanOptions(**size, audio_dim=5, attention=kernel)
+    model = options.build(BuildContext(Geometry(32, 48, 1)))
+    q = torch.randn(1, 4, 2, 12)
+    with torch.no_grad():
+        model.attention(q, q, q)
+    assert model.attention.kernel == kernel
+    assert bool(model.attention.winners) == (kernel == "auto")
+
+
+def test_threads_share_the_memory_of_rotary_positions():
+    rotary = RotaryPositions(12, 100.0)
+
+    def turn(start):
+        return [rotary([start + i % 700], (2, 2), torch.device("cpu")).sum() for i in range(2000)]
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(turn, [0, 0, 0, 0]))
+    assert made[0] == made[1] == made[2] == made[3]
+    assert len(rotary._recent) <= 256 + 4
 
 
 def test_bfloat16_stays_near_float32():

@@ -35,7 +35,9 @@ class Attention:
     """Softmax attention that picks its kernel at first use of a shape class.
 
     On CPU, without gradients, both kernels race for 50 ms per (dtype, shape class) and the winner
-    is kept; elsewhere the fused kernel runs. ``kernel`` forces one of them.
+    is kept; elsewhere the fused kernel runs. Both are exact, but round differently, so two loads
+    of one pipeline may differ in the last bits of a float if their races end differently.
+    ``kernel`` forces one of them: then they do not. One object may serve any number of threads.
     """
 
     def __init__(self, kernel: KernelName = "auto") -> None:
@@ -57,9 +59,8 @@ class Attention:
             return "sdpa"
         key = (q.dtype, *(_size_class(n) for n in (q.shape[0], q.shape[1], q.shape[2])),
                _size_class(k.shape[2]), q.shape[3], torch.get_num_threads())  # fmt: skip
-        if key not in self.winners:
-            self.winners[key] = _race(q, k, v, mask)
-        return self.winners[key]
+        winner = self.winners.get(key)  # of threads that race, the first to finish decides
+        return winner or self.winners.setdefault(key, _race(q, k, v, mask))
 
 
 def _size_class(count: int) -> int:

@@ -3,7 +3,6 @@
 Angles are float64 and only their cosines and sines are float32, so a stream may run for years.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -17,27 +16,27 @@ class RotaryPositions:
 
     Of the ``head_dim / 2`` channel pairs, ``head_dim // 6`` turn with the row, as many with the
     column, the rest with time. The last few position lists are remembered, the rest recomputed.
+    Threads may share one object: of its memory, only operations that cannot fail are used.
     """
 
     def __init__(self, head_dim: int, theta: float) -> None:
         self.head_dim = head_dim
         self.theta = theta
-        self._recent: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+        self._recent: dict[tuple[object, ...], Tensor] = {}  # newest last
 
     def __call__(
         self, positions: Sequence[int], grid: tuple[int, int], device: torch.device
     ) -> Tensor:
         """Return complex64 rotations ``[f, tokens, 1, pairs]`` of frames at ``positions``."""
         key = (tuple(positions), grid, device)
-        found = self._recent.get(key)
+        found = self._recent.pop(key, None)
         if found is None:
             with torch.inference_mode(False):  # training may meet what inference remembered
                 found = rotations(positions, grid, self.head_dim, self.theta).to(device)
-            self._recent[key] = found
-            if len(self._recent) > _REMEMBERED:
-                self._recent.popitem(last=False)
-        else:
-            self._recent.move_to_end(key)
+        self._recent[key] = found
+        if len(self._recent) > _REMEMBERED:
+            for oldest in list(self._recent)[:-_REMEMBERED]:
+                self._recent.pop(oldest, None)
         return found
 
 

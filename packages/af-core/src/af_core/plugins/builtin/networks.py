@@ -1,6 +1,6 @@
 """Options of the networks: their shape, and the safetensors file with their weights."""
 
-from typing import Any
+from typing import Any, Literal
 
 from af_core.geometry import Geometry
 from af_core.models.tiny_vae_config import TinyVAEConfig
@@ -26,6 +26,8 @@ class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True)
 
     weights: str | None = None
     """Safetensors file with its state dict, relative to the pipeline file."""
+    attention: Literal["auto", "sdpa", "explicit"] = "auto"
+    """Kernel of the attention; ``auto`` races both on a CPU, so loads may differ by rounding."""
     lora_alpha: float = 64.0
     """Strength of low-rank adapters found in the file, which are merged: alpha / rank."""
     seed: int = 0
