@@ -6,7 +6,7 @@ accepted values as a tuple. Nothing here touches a tensor, so a pipeline is chec
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
@@ -14,7 +14,6 @@ from af_core.geometry import AUDIO_HZ, TEMPORAL_STRIDE, VIDEO_FPS, Geometry
 
 Value = int | float | str
 Accepts = Value | tuple[Value, ...] | None
-Media = Literal["audio", "features", "image", "embeddings", "latents", "frames", "events"]
 
 VARYING = "any"
 """The ``chunk`` of an output that hands over a different number of items each time."""

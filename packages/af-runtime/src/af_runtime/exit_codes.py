@@ -1,4 +1,4 @@
-"""Exit codes of the command line; a supervisor restarts on none of 2, 77 and 78."""
+"""Exit codes of the command line; a supervisor restarts on neither 2 nor 78."""
 
 from af_core.errors import (
     AvatarForcingError,
@@ -11,13 +11,9 @@ from af_core.errors import (
 
 from af_runtime.errors import RequestError, UnavailableError
 
-OK = 0
 FAILED = 1
 USAGE = 2
 UNAVAILABLE = 69
-INTERNAL = 70
-TEMPORARY = 75
-NO_ACCESS = 77
 BAD_CONFIG = 78
 INTERRUPTED = 130
 
