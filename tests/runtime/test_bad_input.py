@@ -244,6 +244,7 @@ def written(folder):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_playable_file_and_the_exit_code_of_the_signal(number, code, tmp_path):
+    # A shell starts background jobs with SIGINT ignored, and children inherit that: undo it.
     Image.new("RGB", (64, 64)).save(tmp_path / "face.png")
     script = tmp_path / "speaker.py"
     script.write_text(textwrap.dedent(SPEAKER))
@@ -254,6 +255,7 @@ def test_a_signal_leaves_a_playable_file_and_the_exit_code_of_the_signal(number,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     process.stdin.write(bytes(2 * 16_000 * 6))
     process.stdin.flush()
