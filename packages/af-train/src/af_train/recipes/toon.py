@@ -60,9 +60,9 @@ class ToonRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     student_batch: int = 16
     gate_clips: int = 8
     """Clips of eight seconds that the gate looks at."""
-    gate: Gate = "lips"
-    """What the autoencoder must pass before a student is trained: all criteria, lips and PSNR (as
-    the shipped weights do; their borders do not), or nothing."""
+    gate: Gate = "all"
+    """What the autoencoder must pass before a student is trained: every criterion, only lips and
+    PSNR (all that the shipped autoencoder passes), or nothing."""
 
 
 class NotTrainedError(AvatarForcingError):
