@@ -15,7 +15,16 @@ from af_core.graph.wiring import SOURCES
 from af_core.plugins.contract import BuildContext
 from af_core.plugins.kinds import KINDS
 from af_core.problems import Problem
-from af_core.running import DecodeRunner, DenoiseRunner, HearRunner, NodeRunner, Runner
+from af_core.running import (
+    DecodeRunner,
+    DenoiseRunner,
+    HearRunner,
+    NodeRunner,
+    ReviseRunner,
+    Runner,
+)
+from af_core.stages.audio_encoder import RevisingAudioEncoder
+from af_core.stages.window_scheduler import AdmitsUnheard
 from af_core.streaming import Streamer
 
 AT_OPEN = (*SOURCES, "image_encoder", "text_encoder")
@@ -103,7 +112,8 @@ def count_parameters(stages: list[Any]) -> int:
 
 def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
     if name == "audio_encoder":
-        return HearRunner(built[name])
+        revises = isinstance(built[name], RevisingAudioEncoder)
+        return ReviseRunner(built[name]) if revises else HearRunner(built[name])
     if name == "denoiser":
         return DenoiseRunner(_streamer(built, pipeline.geometry.block_latents), pipeline.geometry)
     if name == "decoder":
@@ -112,8 +122,13 @@ def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
 
 
 def _streamer(built: Mapping[str, Any], block_latents: int) -> Streamer[Any]:
+    scheduler = built["window_scheduler"]
     return Streamer(
-        built["window_scheduler"], built["denoiser"], built["anchor_cache"], block_latents
+        scheduler,
+        built["denoiser"],
+        built["anchor_cache"],
+        block_latents,
+        unheard=scheduler.num_unheard if isinstance(scheduler, AdmitsUnheard) else 0,
     )
 
 

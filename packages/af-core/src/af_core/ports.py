@@ -169,6 +169,11 @@ def feature_rows(width: int | None = None) -> Format:
     return Format("features", VIDEO_FPS, "float32", "TD", channels=width)
 
 
+def revised_rows(width: int | None = None) -> Format:
+    """Return the format of newer features of the video frames before each block."""
+    return Format("features", None, "float32", "BTD", channels=width)
+
+
 def portrait_image(geometry: Geometry) -> Format:
     """Return the format of one RGB picture of the video's size."""
     return Format("image", None, "uint8", "HWC", 3, geometry.height, geometry.width)

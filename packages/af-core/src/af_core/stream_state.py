@@ -23,7 +23,9 @@ class Clock:
     """Where a stream stands."""
 
     next_block: int = 0
-    """Number of the block the next audio belongs to."""
+    """Number of the block that is admitted next."""
+    num_heard: int = 0
+    """Blocks whose speech has been heard; fewer than admitted if some enter unheard."""
     steps: int = 0
     """Steps taken; also the version of the memory this state belongs to."""
     num_forwards: int = 0

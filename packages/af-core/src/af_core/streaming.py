@@ -30,6 +30,8 @@ class Streamer(Generic[AnchorsT]):
     noise: NoiseSource = attrs.field(factory=CounterNoise)
     fused: bool = True
     """Run the clean pass of an emitted block within the next window pass: the same numbers."""
+    unheard: int = 0
+    """Blocks at the tail of a full window that run ahead of the speech, driven by none."""
 
     @torch.no_grad()
     def open(
@@ -50,7 +52,11 @@ class Streamer(Generic[AnchorsT]):
             version=Version(),
             portrait=portrait,
         )
-        return passes.prefill(self, state, silence) if self.cache.zero_anchor_audio else state
+        if self.cache.zero_anchor_audio:
+            state = passes.prefill(self, state, silence)
+        for _ in range(self.unheard):
+            _, state = self._advance(passes.admit(self, state, silence))
+        return state
 
     @torch.no_grad()
     def step(
@@ -58,13 +64,17 @@ class Streamer(Generic[AnchorsT]):
     ) -> tuple[Tensor | None, StreamState[AnchorsT]]:
         """Advance by one block of feature rows ``[b, 4 B, d]``; None drains at the end of speech.
 
+        More rows, ``[b, 4 B n, d]``, begin with better ones of the n - 1 blocks heard before.
         Returns the emitted block ``[b, B, c, h, w]``, or None while the window fills.
         """
         state.require_current()
-        if audio is None and not len(state.window):
-            return None, state
-        if audio is not None:  # lines 1, 3, 10: a fresh noise block enters with its audio
-            state = passes.admit(self, state, audio)
+        if audio is None:
+            state = passes.forget_unheard(state)
+            return self._advance(state) if len(state.window) else (None, state)
+        # lines 1, 3, 10: a fresh noise block enters; speech drives its own blocks
+        return self._advance(passes.hear(self, state, audio))
+
+    def _advance(self, state: StreamState[Any]) -> tuple[Tensor | None, StreamState[Any]]:
         state, emitted = state.claim(), None
         for _ in range(self.scheduler.num_passes):  # line 5
             passes.require_kept(self.scheduler, emitted)

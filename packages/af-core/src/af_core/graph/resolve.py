@@ -15,6 +15,7 @@ from af_core.graph.reading import Document, read_document, with_overrides
 from af_core.graph.spec import DEFAULT_OUTPUT, STAGE_KEYS, GeometrySpec, PipelineSpec
 from af_core.graph.strict import decode
 from af_core.graph.wiring import (
+    REVISIONS,
     SOURCES,
     STANDARD_EDGES,
     denoiser_declaration,
@@ -191,7 +192,7 @@ def _graph(
             )
         except (AvatarForcingError, ValueError) as e:
             problems.append(Problem("bad_stage", stage.name, str(e)))
-    for source, target in _wanted_edges(stages):
+    for source, target in [*_wanted_edges(stages), *_revisions(graph)]:
         if graph.node(target.partition(".")[0]) is None:
             continue
         found = graph.edge_problems(source, target)
@@ -217,6 +218,12 @@ def _wanted_edges(stages: Mapping[str, Stage]) -> list[tuple[str, str]]:
         if (stage.name, port) not in STANDARD_EDGES
     ]
     return edges
+
+
+def _revisions(graph: Graph) -> list[tuple[str, str]]:
+    """Return the edge of revised features, if the audio encoder makes them."""
+    source, _ = REVISIONS
+    return [] if graph.format_of(source) is None else [REVISIONS]
 
 
 def _output_problems(graph: Graph, output: object) -> list[Problem]:

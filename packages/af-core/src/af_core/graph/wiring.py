@@ -11,7 +11,15 @@ from af_core.geometry import Geometry
 from af_core.graph.checked import PARTS, Stage
 from af_core.graph.graph import Node
 from af_core.plugins.contract import Declares, PreviewsLadder
-from af_core.ports import VARYING, Declaration, Format, Port, audio_samples, portrait_image
+from af_core.ports import (
+    VARYING,
+    Declaration,
+    Format,
+    Port,
+    audio_samples,
+    portrait_image,
+    revised_rows,
+)
 from af_core.problems import Problem, did_you_mean
 
 STANDARD_EDGES = {
@@ -25,6 +33,8 @@ STANDARD_EDGES = {
 }
 """Where each input comes from unless the pipeline says otherwise."""
 
+REVISIONS = ("audio_encoder.revisions", "denoiser.revisions")
+"""The edge that is there if the audio encoder hears the past better as more speech arrives."""
 
 SOURCES = ("audio", "portrait", "prompt")
 """Names of the nodes where data enters."""
@@ -46,7 +56,8 @@ def denoiser_declaration(geometry: Geometry, stages: Mapping[str, Stage]) -> Dec
     """Return what the denoiser and its parts declare together.
 
     The block and the look-ahead are the window scheduler's; the keys and values held are those of
-    the anchors and of the window, each as large as the denoiser says.
+    the anchors and of the window, each as large as the denoiser says. Every denoiser takes revised
+    features: it is the streaming algorithm that does, not the network.
     """
     own: Declaration = stages["denoiser"].config.declare(geometry)
     parts = [
@@ -55,8 +66,12 @@ def denoiser_declaration(geometry: Geometry, stages: Mapping[str, Stage]) -> Dec
         if kind in stages and isinstance(stages[kind].config, Declares)
     ]
     held = sum(part.latents_held for part in parts)
+    rows = own.input("rows")
+    width = None if rows is None else rows.format.channels
+    revisions = Port("revisions", attrs.evolve(revised_rows(), channels=width), required=False)
     return attrs.evolve(
         own,
+        inputs=(*own.inputs, revisions),
         block_ms=own.block_ms + sum(part.block_ms for part in parts),
         lookahead_ms=own.lookahead_ms + sum(part.lookahead_ms for part in parts),
         bytes_per_stream=own.bytes_per_stream + held * own.bytes_per_latent,
