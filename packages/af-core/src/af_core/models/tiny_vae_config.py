@@ -17,7 +17,7 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoder_time: tuple[int, ...] = (2, 2, 1)
     encoder_space: tuple[int, ...] = (2, 2, 2)
     decoder_channels: tuple[int, ...] = (256, 128, 64, 64)
-    """Width of each stage, then before the last convolution."""
+    """Width of each stage, then before the last convolution; empty: ``shortcut`` alone."""
     decoder_blocks: tuple[int, ...] = (3, 3, 3)
     decoder_time: tuple[int, ...] = (1, 2, 2)
     decoder_space: tuple[int, ...] = (2, 2, 2)
@@ -30,6 +30,9 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Started at the principal components of patches, it shows a blocky picture from the first step,
     and the networks have only to learn what is not linear.
     """
+    shortcut_context: bool = False
+    """The linear path of the decoder also sees a cell's eight neighbours and the latent before, so
+    that it can smooth over the borders of patches, in space and in time."""
     latent_mean: tuple[float, ...] | None = None
     """Per channel; a denoiser works on ``(latent - mean) / std``. None: raw latents."""
     latent_std: tuple[float, ...] | None = None
