@@ -34,6 +34,20 @@ LINEAR = TinyVAEConfig(
     decoder_space=(2, 1),
     shortcut=True,
 )
+CONTEXT = TinyVAEConfig(
+    latent_channels=6,
+    patch_size=4,
+    encoder_channels=(),
+    encoder_blocks=(),
+    encoder_time=(),
+    encoder_space=(),
+    decoder_channels=(),
+    decoder_blocks=(),
+    decoder_time=(4,),
+    decoder_space=(1,),
+    shortcut=True,
+    shortcut_context=True,
+)
 
 
 def awake(config):
@@ -46,7 +60,7 @@ def awake(config):
     return model
 
 
-@pytest.mark.parametrize("config", [SMALL, LINEAR], ids=["network", "linear"])
+@pytest.mark.parametrize("config", [SMALL, LINEAR, CONTEXT], ids=["network", "linear", "context"])
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(1, 3), min_size=1, max_size=3))
 def test_any_cut_of_a_video_gives_the_same_latents_and_pixels(config, cuts):
