@@ -190,7 +190,7 @@ def integers(path, cache):
 
 
 BAD_FILES = {
-    "missing": (lambda path, cache: None, "There is no prompt cache"),
+    "missing": (lambda path, cache: None, r"(?s)There is no prompt cache.*-o .* rain"),
     "damaged": (damaged, "cannot be read"),
     "foreign": (foreign, "is no prompt cache"),
     "renamed": (renamed, "do not belong together"),

@@ -47,25 +47,25 @@ def add_prompts(file: Path, prompts: Iterable[EmbeddedPrompt]) -> None:
     write_tensors(file, {key: prompt.rows for key, prompt in together.items()}, header)
 
 
-def recall(entries: Iterable[Entry], text_len: int, text_dim: int) -> Tensor:
+def padded(prompts: Iterable[EmbeddedPrompt], text_len: int, text_dim: int) -> Tensor:
     """Return embeddings as a network takes them, padded with zeros: float32 [b, text_len, d].
 
     Warns of prompts whose end was cut. Raises ``PromptError`` for embeddings of another size.
     """
-    entries = list(entries)
-    for entry in entries:
-        require_size(entry, text_len, text_dim)
-        warn_of_cut(entry)
-    rows = [prompt.rows.float() for prompt in read_prompts(entries)]
-    return torch.stack([F.pad(row, (0, 0, 0, text_len - len(row))) for row in rows])
+    rows = []
+    for prompt in prompts:
+        num_rows, dim = prompt.rows.shape
+        require_size(num_rows, dim, text_len, text_dim)
+        warn_of_cut(prompt)
+        rows.append(F.pad(prompt.rows.float(), (0, 0, 0, text_len - num_rows)))
+    return torch.stack(rows)
 
 
-def warn_of_cut(entry: Entry) -> None:
+def warn_of_cut(prompt: EmbeddedPrompt) -> None:
     """Log a warning if the text encoder did not read the whole prompt."""
-    record = entry.record
-    if record.num_tokens > entry.num_rows:
+    total, read = prompt.record.num_tokens, len(prompt.rows)
+    if total > read:
         _log.warning(
-            f"The prompt {shown(record.prompt)} has {record.num_tokens} tokens, but the text "
-            f"encoder reads {entry.num_rows}: the last {record.num_tokens - entry.num_rows} were "
-            "cut and have no effect. Shorten the prompt."
+            f"The prompt {shown(prompt.record.prompt)} has {total} tokens, but the text encoder "
+            f"reads {read}: the last {total - read} were cut and have no effect. Shorten it."
         )

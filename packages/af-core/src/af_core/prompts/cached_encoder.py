@@ -5,7 +5,7 @@ from pathlib import Path
 
 import attrs
 
-from af_core.prompts.cache import recall
+from af_core.prompts.cache import padded, read_prompts
 from af_core.prompts.lookup import find_prompts
 from af_core.tensors import TextRows
 
@@ -27,4 +27,4 @@ class CachedPromptEncoder:
         Raises ``PromptError`` for a prompt that is not there, with what is and how to add it.
         """
         found = find_prompts(self.cache, prompts, self.model)
-        return recall(found, self.text_len, self.text_dim).to(self.device)
+        return padded(read_prompts(found), self.text_len, self.text_dim).to(self.device)

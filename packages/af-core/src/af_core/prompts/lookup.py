@@ -16,6 +16,9 @@ MOST_TYPED = 200
 
 def find_prompts(cache: Path, prompts: Sequence[str], model: str | None = None) -> list[Entry]:
     """Return the entries of prompts in a cache that others fill; see ``find_prompt``."""
+    if not cache.exists():
+        text, fix = f"There is no prompt cache {cache}.", encode_command(cache, *prompts[:1])
+        raise PromptError([Problem("no_prompt_cache", "prompt", text, suggestion=fix)])
     entries = read_index(cache)
     return [
         find_prompt(entries, text, cache=cache, model=model, remedy=encode_command(cache, text))
@@ -32,34 +35,37 @@ def find_prompt(
     is. ``remedy`` says in messages how to make an entry.
     """
     text = tidy(prompt)
-    same = [entry for entry in entries if entry.record.says(text)]
-    ours = [entry for entry in same if entry.record.model.startswith(model or "")]
+    same = matching(entries, text)
+    ours = matching(entries, text, model)
     if not ours:
         problem = _other_model(same, text, cache, model, remedy) if same else None
         raise PromptError([problem or _missing(entries, text, cache, remedy)])
     if len({entry.record.model for entry in ours}) > 1:
         raise PromptError([_ambiguous(ours, text, cache)])
-    return next((entry for entry in ours if entry.record.prompt == text), ours[0])
+    return ours[0]
 
 
-def require_size(entry: Entry, text_len: int, text_dim: int) -> None:
+def matching(entries: Sequence[Entry], text: str, model: str | None = None) -> list[Entry]:
+    """Return the entries that mean a tidied text, those that list it among spellings first.
+
+    ``model`` is a hash or its beginning.
+    """
+    found = [entry for entry in entries if entry.record.says(text)]
+    ours = [entry for entry in found if entry.record.model.startswith(model or "")]
+    return sorted(ours, key=lambda entry: text not in entry.record.spellings)
+
+
+def require_size(num_rows: int, dim: int, text_len: int, text_dim: int) -> None:
     """Raise ``PromptError`` if an embedding does not fit the text input of a network."""
-    if entry.dim == text_dim and entry.num_rows <= text_len:
+    if dim == text_dim and num_rows <= text_len:
         return
-    raise PromptError(
-        [
-            Problem(
-                "prompt_size",
-                "prompt",
-                "The embedding of this prompt does not fit: it is of another text encoder.",
-                f"at most {text_len} rows of {text_dim} (text_len, text_dim)",
-                f"{entry.num_rows} rows of {entry.dim}, in {entry.file}",
-            )
-        ]
-    )
+    text = "The embedding of this prompt does not fit: it is of another text encoder."
+    want = f"at most {text_len} rows of {text_dim} (text_len, text_dim)"
+    problem = Problem("prompt_size", "prompt", text, want, f"{num_rows} rows of {dim}")
+    raise PromptError([problem])
 
 
-def encode_command(file: Path, prompt: str) -> str:
+def encode_command(file: Path, prompt: str = "PROMPT") -> str:
     """Return the command that adds a prompt to a file."""
     text = " ".join(prompt.split()) if len(prompt) <= MOST_TYPED else "PROMPT"
     return (

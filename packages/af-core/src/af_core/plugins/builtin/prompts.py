@@ -38,7 +38,7 @@ class CachedPromptOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         """Return why this prompt cannot be looked up, without torch."""
         try:
             (entry,) = find_prompts(Path(self.file), [prompt], self.model)
-            require_size(entry, self.text_len, self.text_dim)
+            require_size(entry.num_rows, entry.dim, self.text_len, self.text_dim)
         except PromptError as e:
             return list(e.problems)
         return []
