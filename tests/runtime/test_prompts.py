@@ -20,6 +20,7 @@ from af_core.prompts.index import read_index
 from af_core.testing import tiny_plugin
 from af_core.testing.conformance.common import speech
 from af_core.testing.tiny import tiny_avatar
+from af_core.weights import files as weights_files
 from af_core.weights.files import write_tensors
 from af_runtime import cli
 from af_runtime.plugin import UMT5Options
@@ -28,6 +29,7 @@ from af_runtime.text import encoding, extra
 from af_runtime.text.files import EncoderFiles
 from af_runtime.text.places import user_cache
 from af_runtime.text.tokens import load_tokenizer
+from safetensors import SafetensorError
 
 LENGTH, USAGE, UNAVAILABLE, BAD_CONFIG = 16, 2, 69, 78
 PROMPT = 'A "person" speaks; 5/6 \\ it\'s\n\N{GRINNING FACE}'
@@ -209,11 +211,39 @@ def test_files_of_the_cache_are_named_by_hashes():
     assert all(re.fullmatch(r"[0-9a-f]{64}\.safetensors", name) for name in names)
 
 
+def test_the_cache_may_be_one_file(loads):
+    first = build(prompt_cache="here/p.safetensors").encode(["rain", "sun"])
+    assert [path.name for path in Path("here").iterdir()] == ["p.safetensors"]
+    alone = build(prompt_cache="here/p.safetensors", weights=None).encode(["rain", "sun"])
+    assert torch.equal(alone, first) and len(loads) == 1
+
+
 def test_another_spelling_of_a_known_prompt_is_not_encoded_again(loads):
     encoder = build()
     plain = encoder.encode(['a "person" speaks'])
     assert torch.equal(encoder.encode(["a “person” speaks"]), plain) and len(loads) == 1
     assert torch.equal(build(weights=None).encode(["a “person” speaks"]), plain)
+
+
+def test_a_new_spelling_stays_known_whatever_the_order(run, loads):
+    encode(run, "p.safetensors", 'a "person"')
+    encode(run, "p.safetensors", "a “person”", 'a "person"')
+    (entry,) = read_index(Path("p.safetensors"))
+    assert entry.record.spellings == ("a “person”",) and len(loads) == 1
+
+
+def test_a_file_that_cannot_be_written_is_an_error_and_keeps_what_it_had(run, monkeypatch):
+    encode(run, "p.safetensors", "rain")
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(weights_files, "save_file", full)
+    code, _, err = encode(run, "p.safetensors", "sun")
+    assert code == USAGE and "No space left on device" in err
+    assert [entry.record.prompt for entry in read_index(Path("p.safetensors"))] == ["rain"]
+    assert not list(Path().glob(".*part"))
 
 
 def test_other_weights_encode_anew_and_do_not_mix(folder, loads):

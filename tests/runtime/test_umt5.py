@@ -139,6 +139,10 @@ def renamed(tensors):
     tensors["blocks.1.attn.query.weight"] = tensors.pop("blocks.1.attn.q.weight")
 
 
+def odd(tensors):
+    tensors["blocks.last.norm1.weight"] = tensors["norm.weight"]
+
+
 def narrow(tensors):
     tensors["blocks.2.ffn.fc2.weight"] = torch.zeros(tiny.DIM, tiny.DIM)
 
@@ -149,6 +153,7 @@ def broken(tensors):
 
 BAD_WEIGHTS = {
     "no embedding": (without("token_embedding.weight"), r"no umT5 encoder.*token_embedding"),
+    "a name that is no number": (odd, "no umT5 encoder"),
     "one missing": (without("blocks.2.norm2.weight"), r"(?s)1 missing.*blocks\.2\.norm2\.weight"),
     "renamed": (renamed, r"(?s)1 missing, 1 unexpected.*blocks\.1\.attn\.query\.weight"),
     "misshapen": (narrow, r"blocks\.2\.ffn\.fc2\.weight: \[32, 48\] wanted, \[32, 32\] seen"),

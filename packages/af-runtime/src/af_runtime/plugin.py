@@ -11,6 +11,10 @@ from af_core.plugins.hookspecs import API_VERSION, Register
 from af_core.ports import Declaration, Format, Port, text_rows
 from af_core.problems import Problem
 
+from af_runtime.text.files import EncoderFiles, file_problems
+from af_runtime.text.places import user_cache
+from af_runtime.text.readiness import readiness_problems
+
 af_plugin_api = API_VERSION
 
 
@@ -22,7 +26,7 @@ class UMT5Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: str | None = None
     """Folder of the tokenizer, relative to the pipeline file."""
     prompt_cache: str | None = None
-    """Folder where encoded prompts are kept; None: ``$AF_CACHE/prompts``, or the user's cache."""
+    """Folder or file of encoded prompts; None: ``$AF_CACHE/prompts``, or the user's cache."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Type in which prompts are encoded."""
     text_len: int = 512
@@ -41,17 +45,13 @@ class UMT5Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def cache(self) -> Path:
-        """Folder where encoded prompts are kept."""
-        from af_runtime.text.places import user_cache
-
+        """Where encoded prompts are kept."""
         return user_cache("prompts") if self.prompt_cache is None else Path(self.prompt_cache)
 
     def prompt_problems(self, prompt: str) -> list[Problem]:
         """Return what keeps this prompt from being recalled or encoded, without torch."""
-        from af_runtime.text.readiness import readiness_problems
-
+        size = (self.text_len, self.text_dim)
         try:
-            size = (self.text_len, self.text_dim)
             return readiness_problems(prompt, self.cache, self._paths(), size)
         except PromptError as e:
             return list(e.problems)
@@ -59,7 +59,6 @@ class UMT5Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def build(self, context: BuildContext) -> Any:
         """Build the encoder; nothing is read before a prompt comes."""
         from af_runtime.text.encoder import UMT5Encoder
-        from af_runtime.text.files import EncoderFiles, file_problems
 
         weights, tokenizer = self._paths()
         files = None

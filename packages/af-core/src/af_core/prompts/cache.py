@@ -39,7 +39,11 @@ def read_prompts(entries: Iterable[Entry]) -> list[EmbeddedPrompt]:
 
 
 def add_prompts(file: Path, prompts: Iterable[EmbeddedPrompt]) -> None:
-    """Write prompts into a file, which keeps what it has; a known key is written anew."""
+    """Write prompts into a file, which keeps what it has; a known key is written anew.
+
+    Of two that add to one file at the same time, the later wins; to a folder, each adds its own.
+    Raises ``OSError`` if nothing can be written.
+    """
     kept = read_prompts(read_index(file)) if file.exists() else []
     together = {prompt.record.key: prompt for prompt in (*kept, *prompts)}
     records = [prompt.record for prompt in together.values()]

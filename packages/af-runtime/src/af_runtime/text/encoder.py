@@ -21,7 +21,7 @@ class UMT5Encoder:
     """Recalls prompts, and encodes those it does not know; holds no weights in between."""
 
     cache: Path
-    """Folder of encoded prompts, one file each."""
+    """Folder of encoded prompts, one file each, or one file of them all."""
     files: EncoderFiles | None
     """None where the weights or the tokenizer are not there: then prompts are only recalled."""
     text_len: int
@@ -30,7 +30,7 @@ class UMT5Encoder:
 
     def encode(self, prompts: Sequence[str]) -> TextRows:
         """Return float32 ``[b, text_len, text_dim]``, rows of padding zero."""
-        known = read_index(self.cache) if self.cache.is_dir() else ()
+        known = read_index(self.cache) if self.cache.exists() else ()
         if self.files is None:
             made = self._recalled(prompts, known)
         else:
@@ -44,13 +44,15 @@ class UMT5Encoder:
         return read_prompts(found)
 
     def _keep(self, made: Sequence[EmbeddedPrompt], known: Sequence[Entry]) -> None:
-        """Remember what is new; a folder that cannot be written is said, and nothing else."""
+        """Remember what is new; a cache that cannot be written is said, and nothing else."""
         records = [entry.record for entry in known]
         for prompt in made:
             if prompt.record in records:
                 continue
+            one_file = self.cache.suffix == SUFFIX
+            file = self.cache if one_file else self.cache / f"{prompt.record.key}{SUFFIX}"
             try:
-                self.cache.mkdir(parents=True, exist_ok=True)
-                add_prompts(self.cache / f"{prompt.record.key}{SUFFIX}", [prompt])
+                file.parent.mkdir(parents=True, exist_ok=True)
+                add_prompts(file, [prompt])
             except OSError as e:
                 _log.warning(f"The prompt was encoded, but cannot be kept in {self.cache}: {e}")

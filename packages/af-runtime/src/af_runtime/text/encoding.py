@@ -34,7 +34,7 @@ def encode_prompts(
     ``PipelineError`` or ``WeightsError`` for files that are not there or do not fit,
     ``UnavailableError`` without the packages.
     """
-    if problems := file_problems(files.weights, files.tokenizer, prefix="--"):
+    if problems := file_problems(files.weights, files.tokenizer, prefix=""):
         raise PipelineError(problems)
     if not DEVICE.fullmatch(device):
         raise RequestError(f"The device {device!r} is none of cpu, mps, cuda, cuda:N.")
@@ -43,7 +43,10 @@ def encode_prompts(
     made = embed_prompts(prompts, files, read_index(file) if file.exists() else (), device=device)
     for prompt in made:
         warn_of_cut(prompt)
-    add_prompts(file, made)
+    try:
+        add_prompts(file, made)
+    except OSError as e:
+        raise RequestError(f"Nothing could be written to {file}: {e}.") from e
     return made
 
 
@@ -66,7 +69,8 @@ def embed_prompts(
     if new:
         require_extra()
         made += _cleaned_and_embedded(new, model, files, ours, device)
-    return [_of(texts[prompt], made) for prompt in prompts]
+    latest = {prompt.record.key: prompt for prompt in made}  # with the spellings that were added
+    return [_of(texts[prompt], list(latest.values())) for prompt in prompts]
 
 
 def _cleaned_and_embedded(

@@ -22,7 +22,7 @@ def readiness_problems(
     Raises ``PromptError`` for what is no text, a damaged cache, and an embedding that is not of
     ``size`` (text_len, text_dim).
     """
-    known = read_index(cache) if cache.is_dir() else ()
+    known = read_index(cache) if cache.exists() else ()
     missing = file_problems(*files)
     if not matching(known, tidy(prompt)):
         return [*missing, *_package_problems()]

@@ -38,8 +38,8 @@ def umt5_shape(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
             "num_heads": num_heads,
             "relative_attention_num_buckets": num_buckets,
         }
-    except KeyError as missing:
+    except (KeyError, ValueError) as fault:
         raise WeightsError(
-            f"{source} is no umT5 encoder: it has no tensor {missing}. Wan 2.1 calls the file "
-            "models_t5_umt5-xxl-enc-bf16.pth."
-        ) from missing
+            f"{source} is no umT5 encoder under Wan's names: {fault} is missing or of another "
+            "kind. Wan 2.1 calls the file models_t5_umt5-xxl-enc-bf16.pth."
+        ) from fault
