@@ -9,7 +9,7 @@ import attrs
 import yaml
 
 from af_core.errors import PipelineError, UnknownNameError
-from af_core.graph.spec import STAGE_KEYS
+from af_core.graph.spec import PATH_OPTIONS, STAGE_KEYS
 from af_core.plugins.registry import Catalog
 from af_core.problems import Problem, did_you_mean
 
@@ -18,7 +18,7 @@ SUFFIXES = (".yaml", ".yml", ".toml")
 
 @attrs.frozen
 class Document:
-    """The table of a pipeline file, with absolute weight paths and its base merged in."""
+    """The table of a pipeline file, with absolute paths and its base merged in."""
 
     table: dict[str, Any]
     origin: str
@@ -67,7 +67,7 @@ def _read(name: str, catalog: Catalog, above: tuple[str, ...]) -> Document:
         path, provider = Path(name), ""
     else:
         path, provider = _preset(name, catalog)
-    table = _with_absolute_weights(parse_file(path), path.parent)
+    table = _with_absolute_paths(parse_file(path), path.parent)
     base_name = table.pop("extends", None)
     if base_name is None:
         return Document(table, str(path), provider)
@@ -142,13 +142,14 @@ def _no_file(path: Path) -> Problem:
     )
 
 
-def _with_absolute_weights(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the table with every stage's ``weights`` made absolute, so that it can be moved."""
+def _with_absolute_paths(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the table with the paths of every stage made absolute, so that it can be moved."""
 
     def fixed(stage: Any) -> Any:
-        if not (isinstance(stage, dict) and isinstance(stage.get("weights"), str)):
+        if not isinstance(stage, dict):
             return stage
-        return {**stage, "weights": str((folder / stage["weights"]).resolve())}
+        paths = {key: stage[key] for key in PATH_OPTIONS if isinstance(stage.get(key), str)}
+        return {**stage, **{key: str((folder / path).resolve()) for key, path in paths.items()}}
 
     nodes = table.get("nodes")
     out = {key: fixed(value) if key in STAGE_KEYS else value for key, value in table.items()}
@@ -210,6 +211,6 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             message = "An override is written key.key=value."
             raise PipelineError([Problem("bad_override", f"--set {pair}", message, "a.b=c", pair)])
         out[path] = _parsed(text, _yaml, f"--set {pair}")
-        if path.endswith(".weights") and isinstance(out[path], str):
+        if path.rpartition(".")[2] in PATH_OPTIONS and isinstance(out[path], str):
             out[path] = str(Path(out[path]).resolve())
     return out

@@ -20,6 +20,7 @@ from af_core.graph.wiring import (
     STANDARD_EDGES,
     denoiser_declaration,
     ladder_problems,
+    prompt_problems,
     sources,
     weights_problems,
 )
@@ -87,6 +88,7 @@ def resolve(
     problems += _output_problems(graph, table.get("output", DEFAULT_OUTPUT))
     problems += ladder_problems(stages, geometry)
     problems += weights_problems(stages)
+    problems += prompt_problems(stages, table.get("prompt", ""))
     if spec is None:
         return None, problems
     origin = document.origin if document else ""

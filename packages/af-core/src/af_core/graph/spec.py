@@ -20,6 +20,9 @@ STAGE_KEYS = (
 )
 """Top-level keys that name a stage; each is also the kind it is looked up under."""
 
+PATH_OPTIONS = ("weights", "file", "tokenizer", "prompt_cache")
+"""Options of stages that are paths, relative to the file they are written in."""
+
 DEFAULT_OUTPUT = "decoder.frames"
 """What an avatar emits unless the pipeline names something else."""
 

@@ -10,7 +10,7 @@ from af_core.errors import AvatarForcingError
 from af_core.geometry import Geometry
 from af_core.graph.checked import PARTS, Stage
 from af_core.graph.graph import Node
-from af_core.plugins.contract import Declares, PreviewsLadder
+from af_core.plugins.contract import ChecksPrompt, Declares, PreviewsLadder
 from af_core.ports import (
     VARYING,
     Declaration,
@@ -122,8 +122,18 @@ def weights_problems(stages: Mapping[str, Stage]) -> list[Problem]:
     return problems
 
 
+def prompt_problems(stages: Mapping[str, Stage], prompt: object) -> list[Problem]:
+    """Return why the text encoder cannot encode the prompt, if it can tell."""
+    stage = stages.get("text_encoder")
+    if stage is None or not isinstance(stage.config, ChecksPrompt) or not isinstance(prompt, str):
+        return []
+    return stage.config.prompt_problems(prompt)
+
+
 def weights_file(stage: Stage) -> Path | None:
-    """Return the file that a stage's option ``weights`` names, if it has one."""
+    """Return the file that a stage's option ``weights`` names, if it holds them in memory."""
+    if isinstance(stage.config, ChecksPrompt):
+        return None
     value = getattr(stage.config, "weights", None)
     return Path(value) if isinstance(value, str) else None
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,12 +43,20 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 def write_tensors(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file; it appears whole or not at all."""
+    """Write a safetensors file; it appears whole or not at all, whoever else writes it.
+
+    Raises ``OSError`` if that fails, as on a full disk.
+    """
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     held = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(held, part, dict(metadata or {}))
-    os.replace(part, path)
+    try:
+        save_file(held, part, dict(metadata or {}))
+        os.replace(part, path)
+    except SafetensorError as fault:
+        raise OSError(f"{path} cannot be written: {fault}") from fault
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(model: nn.Module, path: Path | str) -> None:

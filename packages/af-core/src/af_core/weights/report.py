@@ -48,13 +48,29 @@ def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Weight
     )
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a model, all of them or none; ``source`` names them in messages."""
-    report = compare(model.state_dict(), tensors)
-    if not report.fits:
-        counts = f"{len(report.missing)} missing, {len(report.unexpected)} unexpected"
-        raise WeightsError(
-            f"The weights in {source} do not fit {type(model).__name__}: {counts}, "
-            f"{len(report.misshapen)} misshapen.\n{report}"
-        )
-    model.load_state_dict(dict(tensors), strict=True)
+def require_fit(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str, name: str
+) -> None:
+    """Raise ``WeightsError`` with every difference; ``source`` and ``name`` of the model are said.
+
+    Only names and shapes are compared: tensors on the device ``meta`` will do.
+    """
+    report = compare(wanted, given)
+    if report.fits:
+        return
+    counts = f"{len(report.missing)} missing, {len(report.unexpected)} unexpected"
+    raise WeightsError(
+        f"The weights in {source} do not fit {name}: {counts}, "
+        f"{len(report.misshapen)} misshapen.\n{report}"
+    )
+
+
+def fill(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, assign: bool = False
+) -> None:
+    """Copy tensors into a model, all of them or none; ``source`` names them in messages.
+
+    With ``assign`` they are not copied but become the weights, so that nothing is held twice.
+    """
+    require_fit(model.state_dict(), tensors, source, type(model).__name__)
+    model.load_state_dict(dict(tensors), strict=True, assign=assign)

@@ -14,6 +14,7 @@ from af_core.plugins.builtin.networks import (
     TinyVAEDecoderOptions,
     TinyVAEImageOptions,
 )
+from af_core.plugins.builtin.prompts import CachedPromptOptions
 from af_core.plugins.hookspecs import API_VERSION, Register, RegisterPreset, hookimpl
 
 af_plugin_api = API_VERSION
@@ -23,6 +24,12 @@ af_plugin_api = API_VERSION
 def af_register_image_encoders(register: Register) -> None:
     """Offer the encoder of the tiny autoencoder."""
     register("tiny_vae", TinyVAEImageOptions)
+
+
+@hookimpl
+def af_register_text_encoders(register: Register) -> None:
+    """Offer prompts that were encoded before."""
+    register("cached_prompt", CachedPromptOptions)
 
 
 @hookimpl

@@ -46,6 +46,7 @@ def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
     with seeded(options.seed):
         network = CausalWan(config)
     network.attention.kernel = options.attention
+    network.merge_padding = options.merge_padding
     if options.weights is not None:
         load_causal_wan(network, read_tensors(options.weights), options.weights, options.lora_alpha)
     return ready(network, context, getattr(torch, context.precision)).pack()

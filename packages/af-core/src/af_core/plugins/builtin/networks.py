@@ -28,6 +28,8 @@ class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True)
     """Safetensors file with its state dict, relative to the pipeline file."""
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     """Kernel of the attention; ``auto`` races both on a CPU, so loads may differ by rounding."""
+    merge_padding: bool = True
+    """In float32, the rows of padding of a prompt are attended to as one key, which is exact."""
     lora_alpha: float = 64.0
     """Strength of low-rank adapters found in the file, which are merged: alpha / rank."""
     seed: int = 0
