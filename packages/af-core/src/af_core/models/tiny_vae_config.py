@@ -31,7 +31,8 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     and the networks have only to learn what is not linear.
     """
     latent_mean: tuple[float, ...] | None = None
-    """Per channel; a denoiser works on ``(latent - mean) / std``. None: raw latents."""
+    """Per channel; a denoiser works on ``(latent - mean) / std``. None: the denoiser's latents are
+    those of the network, as with ``taew2_1``, which knows no mean and no deviation of Wan's."""
     latent_std: tuple[float, ...] | None = None
 
     @property
