@@ -68,6 +68,13 @@ def test_any_cut_of_a_video_gives_the_same_latents_and_pixels(config, cuts):
     assert shown.shape == video.shape
 
 
+@pytest.mark.parametrize("config", [SMALL, LINEAR], ids=["network", "linear"])
+def test_the_memory_of_a_stream_is_as_large_as_is_told_and_holds_on_to_nothing_else(config):
+    _, memory = awake(config).decode(torch.zeros(1, 3, 6, 4, 3))
+    assert sum(frames.numel() for frames in memory) == config.decoder_memory(4, 3)
+    assert all(frames.untyped_storage().nbytes() == frames.nbytes for frames in memory)
+
+
 def test_the_future_does_not_reach_the_past():
     model = awake(SMALL)
     video = torch.rand(1, 13, 3, 16, 12)

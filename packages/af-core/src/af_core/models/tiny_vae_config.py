@@ -40,6 +40,15 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Pixels per latent along each side."""
         return self.patch_size * math.prod(self.decoder_space)
 
+    def decoder_memory(self, latent_height: int, latent_width: int) -> int:
+        """Return the numbers that one stream of decoding keeps: a frame of each memory block."""
+        cells, numbers = latent_height * latent_width, 0
+        stages = zip(self.decoder_channels, self.decoder_blocks, self.decoder_space, strict=False)
+        for channels, num_blocks, space in stages:
+            numbers += num_blocks * channels * cells
+            cells *= space**2
+        return numbers
+
     @property
     def patch_values(self) -> int:
         """Numbers in the piece of video that one latent cell stands for."""

@@ -7,6 +7,7 @@ from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
 from af_core.plugins.contract import BuildContext
 from af_core.ports import (
+    BYTES,
     Declaration,
     Port,
     feature_rows,
@@ -80,6 +81,8 @@ class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=T
         return Declaration(
             (Port("latents", latent_frames(geometry, self.latent_channels)),),
             (Port("frames", video_frames(geometry)),),
+            bytes_per_stream=BYTES["float32"]
+            * self.decoder_memory(geometry.latent_height, geometry.latent_width),
         )
 
     def build(self, context: BuildContext) -> Any:
