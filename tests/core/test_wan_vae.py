@@ -285,6 +285,11 @@ def test_sides_that_eight_does_not_divide_are_refused():
         WanEncoder(ODD).encode_image(clip(1, 1, 24, 20)[:, 0])
 
 
+def test_a_shape_without_layers_is_refused():
+    with pytest.raises(ConfigError, match=r"num_res_blocks must be at least 1, not .* 0"):
+        WanVAEConfig(num_res_blocks=0)
+
+
 def test_constants_for_another_number_of_channels_are_refused():
     with pytest.raises(ConfigError, match="latent_mean has 16 values for 4 latent channels"):
         WanVAEConfig(latent_channels=4)

@@ -41,6 +41,11 @@ class WanVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     standard deviation of a channel off by up to 0.41 %; choose it to reproduce the release."""
 
     def __post_init__(self) -> None:
+        if min(self.dim, *self.multipliers, self.latent_channels, self.num_res_blocks) < 1:
+            raise ConfigError(
+                "dim, multipliers, latent_channels and num_res_blocks must be at least 1, not "
+                f"{self.dim}, {self.multipliers}, {self.latent_channels}, {self.num_res_blocks}."
+            )
         for name in ("latent_mean", "latent_std"):
             if (count := len(getattr(self, name))) != self.latent_channels:
                 raise ConfigError(
