@@ -50,7 +50,8 @@ class MemBlock(nn.Module):
             before = torch.zeros_like(past[:batch])
         joint = present + torch.cat([before, past[:-batch]], 0) + bias[:, None, None]
         out = self.conv[1:](joint) + x
-        return (out if self.pre_norm else F.relu(out)), past[-batch:]
+        newest = past[-batch:].clone(memory_format=torch.channels_last)  # let the others go
+        return (out if self.pre_norm else F.relu(out)), newest
 
 
 class TPool(nn.Module):
@@ -197,7 +198,8 @@ class TinyVAE(nn.Module):
         """Encode ``[b, t, 3, H, W]`` in 0..1 to normalised latents ``[b, t', c, h, w]``.
 
         Without memory the video begins: its first frame stands for four equal ones, so ``t`` is
-        ``1 + 4 k`` and a still image is an ordinary latent. With memory ``t`` is ``4 k``.
+        ``1 + 4 k`` and a still image is an ordinary latent. With memory ``t`` is ``4 k``. (The
+        published TAEHV repeats the last frame of a clip instead; of a still image, both make one.)
         """
         if memory is None:
             lead = self.config.temporal_stride - 1

@@ -34,13 +34,23 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The linear path of the decoder also sees a cell's eight neighbours and the latent before, so
     that it can smooth over the borders of patches, in space and in time."""
     latent_mean: tuple[float, ...] | None = None
-    """Per channel; a denoiser works on ``(latent - mean) / std``. None: raw latents."""
+    """Per channel; a denoiser works on ``(latent - mean) / std``. None: the denoiser's latents are
+    those of the network, as with ``taew2_1``, which knows no mean and no deviation of Wan's."""
     latent_std: tuple[float, ...] | None = None
 
     @property
     def spatial_stride(self) -> int:
         """Pixels per latent along each side."""
         return self.patch_size * math.prod(self.decoder_space)
+
+    def decoder_memory(self, latent_height: int, latent_width: int) -> int:
+        """Return the numbers that one stream of decoding keeps: a frame of each memory block."""
+        cells, numbers = latent_height * latent_width, 0
+        stages = zip(self.decoder_channels, self.decoder_blocks, self.decoder_space, strict=False)
+        for channels, num_blocks, space in stages:
+            numbers += num_blocks * channels * cells
+            cells *= space**2
+        return numbers
 
     @property
     def patch_values(self) -> int:

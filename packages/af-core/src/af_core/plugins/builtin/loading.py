@@ -9,17 +9,23 @@ import torch
 from torch import nn
 
 from af_core.decoders.tiny_vae import TinyVAEDecoder, TinyVAEImageEncoder
+from af_core.decoders.wan_vae import WanVAEDecoder, WanVAEImageEncoder
 from af_core.models.causal_wan import CausalWan
 from af_core.models.tiny_vae import TinyVAE
 from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
+from af_core.models.wan_vae import WanDecoder, WanEncoder
+from af_core.models.wan_vae_config import WanVAEConfig
 from af_core.plugins.builtin.networks import CausalWanOptions, TinyVAEOptions
+from af_core.plugins.builtin.wan_vae import WanVAEDecoderOptions, WanVAEOptions
 from af_core.plugins.contract import BuildContext
 from af_core.weights.avatarforcing import load_causal_wan
 from af_core.weights.files import load, read_tensors
+from af_core.weights.wan_vae import load_wan_vae
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+HalfT = TypeVar("HalfT", WanEncoder, WanDecoder)
 
 
 def shape_of(options: ConfigT, config: type[ConfigT]) -> ConfigT:
@@ -73,3 +79,22 @@ def _tiny_vae(options: TinyVAEOptions, context: BuildContext) -> TinyVAE:
     if options.weights is not None:
         load(vae, options.weights)
     return ready(vae, context, torch.float32)
+
+
+def wan_vae_decoder(options: WanVAEDecoderOptions, context: BuildContext) -> WanVAEDecoder:
+    """Return the decoder half of Wan's autoencoder."""
+    vae = _wan_half(WanDecoder, options, context)
+    return WanVAEDecoder(vae, options.latents_per_call, options.rounding)
+
+
+def wan_vae_image_encoder(options: WanVAEOptions, context: BuildContext) -> WanVAEImageEncoder:
+    """Return the encoder half of Wan's autoencoder."""
+    return WanVAEImageEncoder(_wan_half(WanEncoder, options, context))
+
+
+def _wan_half(half: type[HalfT], options: WanVAEOptions, context: BuildContext) -> HalfT:
+    with seeded(options.seed):
+        vae = half(shape_of(options, WanVAEConfig))
+    if options.weights is not None:
+        load_wan_vae(vae, read_tensors(options.weights), options.weights)
+    return ready(vae, context, getattr(torch, options.dtype))
