@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from af_core.capacity import require_memory
 from af_core.errors import PipelineError
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import in_process_problems
@@ -54,6 +55,7 @@ def assemble(pipeline: Pipeline) -> Assembled:
         raise PipelineError(problems)
     ((device, _),) = processes.values()
     require_device(device)
+    require_memory(pipeline, device)
     built = build_stages(pipeline, device)
     names = [node.name for node in pipeline.graph.order() if node.name not in AT_OPEN]
     made = pipeline.graph.format_of(pipeline.output)
