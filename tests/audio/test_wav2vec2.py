@@ -250,7 +250,7 @@ def test_a_clip_cropped_as_in_the_release_is_normalised_over_the_whole_file(fold
     want = network(whole[:, : 640 * (4 * latents + 80)])
     rows = encode_clip(network, samples, count=4 * latents, slack_frames=80)
     assert rows.shape[1] == 4 * latents
-    assert torch.allclose(rows, want[:, : 4 * latents], atol=1e-6)
+    assert torch.allclose(rows, want[:, : 4 * latents], atol=1e-5)
 
 
 def test_bfloat16_stays_near_float32_and_returns_float32(folder):

@@ -32,6 +32,15 @@ def tiny_model(seed=0, **changes):
     return model.requires_grad_(False)
 
 
+def local_model():
+    """A tiny model whose row i depends on samples 640 i to 640 i + 399 and on how loud all is."""
+    model = tiny_model()
+    model.encoder.pos_conv_embed.conv.parametrizations.weight.original0.zero_()
+    for layer in model.encoder.layers:
+        layer.attention.out_proj.weight.zero_()
+    return model
+
+
 def save(model, folder, *, kind="safetensors", prefix="", old_names=False, extra=None):
     """Write config.json and the tensors; names as they stand in files with and without a head."""
     folder.mkdir(parents=True, exist_ok=True)

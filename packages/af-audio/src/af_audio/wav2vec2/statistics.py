@@ -74,7 +74,7 @@ class Heard:
         weights = conv.weight[:, 0].to(self.taps.dtype)
         scale = (self.variance + floor).rsqrt()[:, None]
         raw = self.taps @ weights.T
-        square = torch.einsum("ck,bkl,cl->bc", weights, self.products, weights)
+        square = ((weights @ self.products) * weights).sum(-1)
         variance = (square - raw.square()).clamp(min=0) * scale.square()
         mean = (raw - self.mean[:, None] * weights.sum(1)) * scale
         mean = mean if conv.bias is None else mean + conv.bias
