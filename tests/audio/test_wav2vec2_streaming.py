@@ -65,7 +65,8 @@ def slow_window(model, heard, window):
     x = model.encoder.layer_norm(x + model.encoder.pos_conv_embed(x))
     hidden = [x]
     for layer in model.encoder.layers:
-        hidden.append(layer(hidden[-1]))
+        made = layer(hidden[-1])
+        hidden.append(made if torch.is_tensor(made) else made[0])
     return torch.cat([hidden[-1], *hidden], dim=-1)[0]
 
 

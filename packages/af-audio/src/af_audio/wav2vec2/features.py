@@ -55,7 +55,8 @@ class Wav2Vec2Features(nn.Module):
         x = self.norm(x + self.positions(x))
         hidden = [x]
         for layer in self.layers:
-            x = layer(x)
+            made = layer(x)
+            x = made if isinstance(made, Tensor) else made[0]  # a tuple before transformers 5
             hidden.append(x)
         return torch.cat([h[:, keep] for h in (x, *hidden)], dim=-1).float()
 
