@@ -1,6 +1,7 @@
 """wav2vec 2.0: rows against transformers' own forward, checkpoints, and what is refused."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -175,6 +176,12 @@ def test_the_delay_is_the_longest_that_a_block_waits_for_its_hop(hop, right, lat
         for block in range(1, 50)
     ]
     assert config.declare(GEOMETRY).lookahead_ms == late_ms == 40 * max(waits)
+
+
+def test_whole_utterances_are_waited_for_without_limit(folder):
+    declared = Wav2Vec2Options(weights=str(folder), mode="offline").declare(GEOMETRY)
+    assert declared.lookahead_ms == math.inf
+    assert offline(folder).lookahead_samples > 16_000 * 3600 * 24 * 365
 
 
 def pipeline(folder, **options):

@@ -117,6 +117,19 @@ def test_ctrl_c_before_the_first_frame_leaves_no_still_portrait_either(
     assert caught.value.clip is None and [p.name for p in tmp_path.iterdir()] == ["face.png"]
 
 
+def test_explain_calls_the_delay_of_whole_utterances_unlimited(tmp_path):
+    checkpoint = save(local_model(), tmp_path)
+    sets = ("use=wav2vec2", f"weights={checkpoint}", "mode=offline")
+    argv = [
+        "explain",
+        "toon",
+        *(word for one in sets for word in ("--set", f"audio_encoder.{one}")),
+    ]
+    done = CliRunner().invoke(build_app(argv), argv)
+    assert done.exit_code == 0 and "look-ahead unlimited" in done.output
+    assert " inf " not in done.output
+
+
 @pytest.mark.parametrize("num_samples", [1, 640, 641, 2_560, 16_000, 50_001])
 def test_a_clip_has_one_frame_for_each_begun_40_ms(
     num_samples, tmp_path, bar_avatar, portrait_file

@@ -65,8 +65,8 @@ class Wav2Vec2Features(nn.Module):
         if gains is None:
             x = self.first(x)
         else:
-            made = self.first.conv(x)
-            x = self.first.activation(torch.addcmul(gains.offset, made, gains.gain))
+            made = self.first.conv(x)  # the largest tensor of all: changed in place
+            x = self.first.activation(made.mul_(gains.gain).add_(gains.offset))
         for layer in self.convolutions[1:]:
             x = layer(x)
         return x

@@ -124,12 +124,13 @@ def report(
     yield _line(COLUMNS)
     yield _line(["---"] * len(COLUMNS))
     for left, right, kind in itertools.product(left_s, right_frames, statistics):
+        left_frames = round(left * VIDEO_FPS)
         encoder = StreamingWav2Vec2(
             network,
-            left_frames=round(left * VIDEO_FPS),
+            left_frames=left_frames,
             hop_frames=hop_frames,
             right_frames=right,
-            revised_frames=revised_frames,
+            revised_frames=min(revised_frames, left_frames // hop_frames * hop_frames),
             running=kind == "running",
         )
         found = compare(encoder, samples, whole, first_frame=round(from_s * VIDEO_FPS))
@@ -159,10 +160,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = ["running", "window"]
     parser.add_argument("--statistics", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--from", dest="start", type=float, default=4.0, metavar="SECONDS")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="torch's; its own choice without")
     options = parser.parse_args(arguments)
     try:
-        torch.set_num_threads(options.threads)
+        if options.threads:
+            torch.set_num_threads(options.threads)
         network, samples = load_network(options.weights), read_speech(options.audio)[None]
         settings = {"left_s": options.left, "right_frames": options.right}
         settings |= {"statistics": options.statistics, "from_s": options.start}
