@@ -13,6 +13,8 @@ from af_core.ports import Declaration, Port, audio_samples, feature_rows
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """What may hold the weights of a folder, the better one first."""
+SUFFIXES = (".safetensors", ".bin")
+"""Endings of files with weights; what ends in anything else is a folder."""
 CONV_STRIDE = SAMPLES_PER_FRAME // 2
 """Samples from one frame of the convolutions to the next (320): two frames for a video frame."""
 
@@ -114,13 +116,13 @@ def read_shape(weights: str | None) -> Wav2Vec2Shape:
 def config_file(weights: str) -> Path:
     """Return where config.json lies: in the folder, or beside the file with the weights."""
     path = Path(weights)
-    return (path if path.is_dir() or not path.suffix else path.parent) / CONFIG_FILE
+    return (path.parent if path.suffix in SUFFIXES else path) / CONFIG_FILE
 
 
 def weights_file(weights: str) -> Path:
     """Return the file with the weights: the one named, or the better one of the folder."""
     path = Path(weights)
-    if not path.is_dir():
+    if path.suffix in SUFFIXES:
         return path
     there = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
     return there[0] if there else path / WEIGHT_FILES[0]
@@ -208,8 +210,7 @@ class Wav2Vec2Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         file = weights_file(self.weights)
         if not file.is_file():
             return [f"{file} does not exist; {' or '.join(WEIGHT_FILES)} is read."]
-        known = {Path(name).suffix for name in WEIGHT_FILES}
-        return [] if file.suffix in known else [f"{file} is neither {' nor '.join(WEIGHT_FILES)}."]
+        return []
 
     def build(self, context: BuildContext) -> Any:
         """Build the encoder and load its weights; needs the extra ``af-audio[published]``."""
