@@ -168,7 +168,7 @@ def test_options_that_make_no_window_are_refused(name, options):
     ("hop", "right", "late_ms"), [(None, 0, 0), (4, 0, 0), (16, 2, 80), (6, 0, 160), (32, 1, 680)]
 )
 def test_the_delay_is_the_longest_that_a_block_waits_for_its_hop(hop, right, late_ms, folder):
-    options = {"hop_frames": hop, "right_context_frames": right, "left_context_s": 2.0}
+    options = {"hop_frames": hop, "right_context_frames": right, "revised_frames": 0}
     config = Wav2Vec2Options(weights=str(folder), **options)
     size = config.hop(GEOMETRY)
     waits = [
@@ -176,6 +176,18 @@ def test_the_delay_is_the_longest_that_a_block_waits_for_its_hop(hop, right, lat
         for block in range(1, 50)
     ]
     assert config.declare(GEOMETRY).lookahead_ms == late_ms == 40 * max(waits)
+
+
+@pytest.mark.parametrize("options", [{"hop_frames": 4}, {"revised_frames": 40}], ids=str)
+def test_revisions_that_fit_no_blocks_are_refused(options, folder):
+    with pytest.raises(ConfigError, match="a block at a time, 16 frames"):
+        Wav2Vec2Options(weights=str(folder), **options).declare(GEOMETRY)
+
+
+def test_only_a_live_encoder_that_revises_has_an_output_for_it(folder):
+    for options, has in (({}, True), ({"revised_frames": 0}, False), ({"mode": "offline"}, False)):
+        declared = Wav2Vec2Options(weights=str(folder), **options).declare(GEOMETRY)
+        assert (declared.output("revisions") is not None) is has
 
 
 def test_whole_utterances_are_waited_for_without_limit(folder):
@@ -192,8 +204,9 @@ def pipeline(folder, **options):
 def test_a_network_for_other_rows_is_a_problem_of_the_pipeline(folder):
     table = pipeline(folder)
     assert check_pipeline("toon", table).problems == ()
-    (problem,) = check_pipeline("toon", table | {"denoiser.audio_dim": 10_752}).problems
-    assert "10752" in str(problem) and str(TINY_DIM) in str(problem)
+    found = check_pipeline("toon", table | {"denoiser.audio_dim": 10_752}).problems
+    assert [problem.code for problem in found] == ["format_mismatch"] * 2  # rows and revisions
+    assert all("10752" in str(problem) and str(TINY_DIM) in str(problem) for problem in found)
 
 
 def test_missing_files_are_problems_of_the_pipeline(folder, tmp_path):

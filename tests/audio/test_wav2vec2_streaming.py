@@ -9,6 +9,7 @@ from af_audio.wav2vec2.offline import encode_clip
 from af_audio.wav2vec2.statistics import Heard
 from af_core.errors import ShapeError
 from af_core.geometry import SAMPLES_PER_FRAME, Geometry
+from af_core.pipeline import load
 from af_core.plugins import BuildContext, load_catalog
 from af_core.testing.conformance.audio_encoders import encoded
 from af_core.testing.conformance.common import pieces, speech
@@ -246,3 +247,16 @@ def test_an_avatar_hears_with_it_and_its_video_does_not_depend_on_the_cut(mode, 
     cut = torch.cat(list(avatar.stream(portrait, samples.split(900))), 1)
     assert whole.shape[1] == 28 and torch.equal(cut, whole)
     assert len(whole[0].flatten(1).unique(dim=0)) > 10
+
+
+def test_the_engine_drives_the_window_by_the_revisions_however_audio_is_cut(folder):
+    def video(revised, sizes):
+        stage = {"use": "wav2vec2", "weights": str(folder), **SHORT, "revised_frames": revised}
+        avatar = load("toon", {"audio_encoder": stage, "denoiser.attention": "sdpa"})
+        portrait = torch.zeros(avatar.info.height, avatar.info.width, 3, dtype=torch.uint8)
+        chunks = [piece[0] for piece in pieces(speech(1, 640 * 27 + 77), sizes)]
+        return torch.cat(list(avatar.stream(portrait, chunks)), 1)
+
+    whole = video(12, ())
+    assert whole.shape[1] == 28 and torch.equal(video(12, (900,) * 15), whole)
+    assert not torch.equal(video(0, ()), whole)

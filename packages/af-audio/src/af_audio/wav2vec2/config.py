@@ -8,7 +8,7 @@ import msgspec
 from af_core.errors import ConfigError
 from af_core.geometry import SAMPLES_PER_FRAME, VIDEO_FPS, Geometry, ceil_div
 from af_core.plugins import BuildContext
-from af_core.ports import Declaration, Port, audio_samples, feature_rows
+from af_core.ports import Declaration, Port, audio_samples, feature_rows, revised_rows
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -186,7 +186,7 @@ class Wav2Vec2Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return geometry.frames_per_block if self.hop_frames is None else self.hop_frames
 
     def declare(self, geometry: Geometry) -> Declaration:
-        """Return samples in, rows out, and how much later than their block the last rows come.
+        """Return samples in, rows and revisions out, and how late the last rows of a block come.
 
         Rows come in hops. A block waits for the hop that its last row is in: not at all if hops
         divide blocks, and for ``hop - gcd(hop, block)`` frames at worst. ``offline`` waits for
@@ -194,9 +194,11 @@ class Wav2Vec2Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         shape, live = read_shape(self.weights), self.mode == "streaming"
         frames = self._lateness(geometry) if live else math.inf
+        rows = Port("rows", feature_rows(shape.feature_dim))
+        revisions = Port("revisions", revised_rows(shape.feature_dim))
         return Declaration(
             (Port("samples", audio_samples()),),
-            (Port("rows", feature_rows(shape.feature_dim)),),
+            (rows, revisions) if live and self._revises(geometry) else (rows,),
             lookahead_ms=frames * 1000 / VIDEO_FPS,
             num_parameters=shape.num_parameters,
             bytes_per_stream=self._bytes_per_stream(geometry, shape) if live else 0,
@@ -217,6 +219,17 @@ class Wav2Vec2Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         from af_audio.wav2vec2.loading import build
 
         return build(self, context)
+
+    def _revises(self, geometry: Geometry) -> bool:
+        """Return whether rows are made again; raise ``ConfigError`` if these fit no blocks."""
+        hop, block, count = self.hop(geometry), geometry.frames_per_block, self.revised_frames
+        if count and (hop != block or count % block):
+            raise ConfigError(
+                f"Rows are revised a block at a time, {block} frames, but hop_frames is {hop} and "
+                f"revised_frames is {count}. Leave hop_frames out and make revised_frames a "
+                f"multiple of {block}, or revise nothing: revised_frames: 0."
+            )
+        return bool(count)
 
     def _lateness(self, geometry: Geometry) -> int:
         hop = self.hop(geometry)
