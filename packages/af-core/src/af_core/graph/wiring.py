@@ -10,7 +10,7 @@ from af_core.errors import AvatarForcingError
 from af_core.geometry import Geometry
 from af_core.graph.checked import PARTS, Stage
 from af_core.graph.graph import Node
-from af_core.plugins.contract import ChecksPrompt, Declares, PreviewsLadder
+from af_core.plugins.contract import ChecksPrompt, ChecksWeights, Declares, PreviewsLadder
 from af_core.ports import (
     VARYING,
     Declaration,
@@ -102,9 +102,13 @@ def ladder_problems(stages: Mapping[str, Stage], geometry: Geometry) -> list[Pro
 
 
 def weights_problems(stages: Mapping[str, Stage]) -> list[Problem]:
-    """Return the weight files that are named but not there, or are not safetensors."""
+    """Return the weight files that are named but not there, or that the stage does not read."""
     problems: list[Problem] = []
     for stage in stages.values():
+        if isinstance(stage.config, ChecksWeights):
+            path = f"{stage.name}.weights"
+            problems += [Problem("bad_weights", path, f) for f in stage.config.weights_faults()]
+            continue
         file = weights_file(stage)
         if file is None:
             continue

@@ -72,18 +72,18 @@ def check_safetensors(path: Path | str) -> Path:
         raise WeightsError(f"No weights at {path}: it {what}.")
     with path.open("rb") as file:
         start = file.read(9)
+    if len(start) == 9 and _header_fits(path, start):
+        return path
     if start.startswith(_ZIP) or start.startswith(_PICKLE):
         raise WeightsError(
             f"{path} is a pickle (a PyTorch checkpoint), which can run any code when it is "
             "opened. Only safetensors files are read; convert it once, in a place you trust: "
             "torch.load(path, weights_only=True), then safetensors.torch.save_file(tensors, path)."
         )
-    if len(start) < 9 or not _header_fits(path, start):
-        raise WeightsError(
-            f"{path} is no safetensors file: it has {path.stat().st_size} bytes and begins with "
-            f"{json.dumps(start.decode('latin-1'))}."
-        )
-    return path
+    raise WeightsError(
+        f"{path} is no safetensors file: it has {path.stat().st_size} bytes and begins with "
+        f"{json.dumps(start.decode('latin-1'))}."
+    )
 
 
 def _header_fits(path: Path, start: bytes) -> bool:

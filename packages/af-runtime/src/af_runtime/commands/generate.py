@@ -74,6 +74,12 @@ def generate(
     pcm_format: Annotated[
         str, typer.Option(metavar="FORMAT", help="Sample format of stdin: s16le, f32le, ...")
     ] = "s16le",
+    release_timing: Annotated[
+        bool,
+        typer.Option(
+            "--release-timing", help="Lips one frame after the sound, as in the authors' release."
+        ),
+    ] = False,
     threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[
@@ -112,6 +118,7 @@ def generate(
                 fit=fit,
                 background=background,
                 contact_sheet=contact_sheet,
+                release_timing=release_timing,
                 on_progress=show,
                 on_warning=lambda message: _print_warning(console, message),
             )
