@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from af_runtime.domain import domain_warning
+from af_runtime.errors import RequestError
 from af_runtime.gallery import HOME_PRESET, find_portrait
 from af_runtime.media import VideoSettings
 from af_runtime.notices import collected_notices
 from af_runtime.outputs import checked_output
 from af_runtime.portrait import BACKGROUND, Fit, fit_portrait, read_picture
 from af_runtime.sink import Sink
+from af_runtime.sizes import size_overrides
 from af_runtime.timing import Stopwatch, times
 
 VIDEO_SUFFIXES = (".mp4", ".m4v")
@@ -105,7 +107,9 @@ def generate(
     source = open_audio(audio) if isinstance(audio, str | os.PathLike) else audio
     try:
         with collected_notices(on_warning) as notices:
-            loaded, load_s = _loaded(avatar, name, overrides)
+            wanted = size_overrides(picture.size, fit, name, overrides or {})
+            loaded, load_s = _loaded(avatar, name, {**(overrides or {}), **wanted})
+            _require_size(loaded, wanted)
             size = (loaded.info.width, loaded.info.height)
             pixels = fit_portrait(picture, *size, fit, background)
             notices.note(domain_warning(pixels, loaded.info.preset))
@@ -135,6 +139,16 @@ def _loaded(
         return avatar, 0.0
     began = time.perf_counter()
     return af_core.load(name, dict(overrides or {})), time.perf_counter() - began
+
+
+def _require_size(avatar: Avatar, wanted: Mapping[str, Any]) -> None:
+    """Refuse a fit that needs another size than that of an avatar which is loaded already."""
+    size = (avatar.geometry.width, avatar.geometry.height)
+    if wanted and size != (needed := tuple(wanted.values())):
+        raise RequestError(
+            f"This portrait asks for {needed[0]}x{needed[1]} pixels and the loaded avatar draws "
+            f"{size[0]}x{size[1]}; use fit='crop', or load the avatar in that size."
+        )
 
 
 def _num_frames(duration_s: float | None, *, still: bool) -> int | None:

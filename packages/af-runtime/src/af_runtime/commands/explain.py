@@ -54,7 +54,7 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show what a pipeline will do: formats, delay, memory, processes, who provides what."""
-    checked = check_pipeline(config, parse_overrides(overrides or []))
+    checked = check_pipeline(config, parse_overrides(overrides or []), with_weights=False)
     print_problems(checked.warnings, "warning")
     if checked.pipeline is None:
         print_problems(checked.problems, "error")
