@@ -82,7 +82,7 @@ def test_any_cut_of_a_video_gives_the_same_latents_and_pixels(config, cuts):
     assert shown.shape == video.shape
 
 
-@pytest.mark.parametrize("config", [SMALL, LINEAR], ids=["network", "linear"])
+@pytest.mark.parametrize("config", [SMALL, LINEAR, CONTEXT], ids=["network", "linear", "context"])
 def test_the_memory_of_a_stream_is_as_large_as_is_told_and_holds_on_to_nothing_else(config):
     _, memory = awake(config).decode(torch.zeros(1, 3, 6, 4, 3))
     assert sum(frames.numel() for frames in memory) == config.decoder_memory(4, 3)

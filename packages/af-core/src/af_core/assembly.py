@@ -24,6 +24,7 @@ from af_core.running import (
     ReviseRunner,
     Runner,
 )
+from af_core.stages.anchor_cache import RoughensContext
 from af_core.stages.audio_encoder import RevisingAudioEncoder
 from af_core.stages.window_scheduler import AdmitsUnheard
 from af_core.streaming import Streamer
@@ -124,12 +125,13 @@ def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
 
 
 def _streamer(built: Mapping[str, Any], block_latents: int) -> Streamer[Any]:
-    scheduler = built["window_scheduler"]
+    scheduler, cache = built["window_scheduler"], built["anchor_cache"]
     return Streamer(
         scheduler,
         built["denoiser"],
-        built["anchor_cache"],
+        cache,
         block_latents,
+        context_noise=cache.context_noise if isinstance(cache, RoughensContext) else 0.0,
         unheard=scheduler.num_unheard if isinstance(scheduler, AdmitsUnheard) else 0,
     )
 

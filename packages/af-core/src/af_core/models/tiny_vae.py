@@ -215,16 +215,25 @@ class TinyVAE(nn.Module):
         Without memory the first latent gives one frame; every other latent gives four.
         """
         latents = latents * self.std + self.mean
-        video, kept = self._decode(latents, memory) if self.config.decoder_channels else (0, ())
-        if self.config.shortcut_context:
-            before = latents[:, :1] if memory is None else memory[-1][:, None]
-            kept = (*kept, latents[:, -1])
-            latents = torch.cat([latents, torch.cat([before, latents[:, :-1]], 1)], 2)
+        parts: list[Tensor] = []
+        kept: Memory = ()
+        if self.config.decoder_channels:
+            made, kept = self._decode(latents, memory)
+            parts.append(made)
         if self.config.shortcut:
-            video = video + self._shortcut_out(latents)
+            parts.append(self._shortcut_out(self._with_context(latents, memory)))
+            kept = (*kept, latents[:, -1].clone()) if self.config.shortcut_context else kept
+        video = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         if memory is None:
             video = video[:, self.config.temporal_stride - 1 :]
         return video, kept
+
+    def _with_context(self, latents: Tensor, memory: Memory | None) -> Tensor:
+        """Join each latent ``[b, t, c, h, w]`` with the one before; the first follows itself."""
+        if not self.config.shortcut_context:
+            return latents
+        before = latents[:, :1] if memory is None else memory[-1][:, None]
+        return torch.cat([latents, torch.cat([before, latents[:, :-1]], 1)], 2)
 
     def _encode(self, video: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         if self.config.patch_size > 1:

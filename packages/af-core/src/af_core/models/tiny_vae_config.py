@@ -44,8 +44,12 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.patch_size * math.prod(self.decoder_space)
 
     def decoder_memory(self, latent_height: int, latent_width: int) -> int:
-        """Return the numbers that one stream of decoding keeps: a frame of each memory block."""
-        cells, numbers = latent_height * latent_width, 0
+        """Return the numbers that one stream of decoding keeps.
+
+        A frame of each memory block, and the newest latent if the linear path looks back.
+        """
+        cells = latent_height * latent_width
+        numbers = self.latent_channels * cells if self.shortcut_context else 0
         stages = zip(self.decoder_channels, self.decoder_blocks, self.decoder_space, strict=False)
         for channels, num_blocks, space in stages:
             numbers += num_blocks * channels * cells
