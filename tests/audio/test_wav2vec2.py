@@ -277,4 +277,6 @@ def test_bfloat16_stays_near_float32_and_returns_float32(folder):
     samples = speech(1, 640 * 40)
     exact, short = (encoded(offline(folder, dtype=d), samples) for d in ("float32", "bfloat16"))
     assert short.dtype == torch.float32
+    config = Wav2Vec2Options(weights=str(folder), dtype="bfloat16")
+    assert config.declare(GEOMETRY).bytes_per_parameter == 2
     assert 0 < (short - exact).norm() / exact.norm() < 0.05

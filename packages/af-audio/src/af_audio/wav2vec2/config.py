@@ -8,7 +8,7 @@ import msgspec
 from af_core.errors import ConfigError
 from af_core.geometry import SAMPLES_PER_FRAME, VIDEO_FPS, Geometry, ceil_div
 from af_core.plugins import BuildContext
-from af_core.ports import Declaration, Port, audio_samples, feature_rows, revised_rows
+from af_core.ports import BYTES, Declaration, Port, audio_samples, feature_rows, revised_rows
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -201,6 +201,7 @@ class Wav2Vec2Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (rows, revisions) if live and self._revises(geometry) else (rows,),
             lookahead_ms=frames * 1000 / VIDEO_FPS,
             num_parameters=shape.num_parameters,
+            bytes_per_parameter=BYTES[self.dtype],
             bytes_per_stream=self._bytes_per_stream(geometry, shape) if live else 0,
             facts=self._facts(geometry, shape),
         )

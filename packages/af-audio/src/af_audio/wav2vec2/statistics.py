@@ -61,7 +61,7 @@ class Heard:
             num_taps,
             torch.lerp(self.taps, taps.mean(1), of_taps),
             torch.lerp(self.products, products, of_taps),
-            joined[:, taps.shape[1] * stride :],
+            joined[:, taps.shape[1] * stride :].clone(),  # not a view that keeps all of it
         )
 
     def normalise(self, samples: Tensor, floor: float) -> Tensor:
