@@ -4,7 +4,7 @@ import pytest
 import tiny_wan as tiny
 import torch
 from af_core.errors import WeightsError
-from af_core.weights import avatarforcing, files, lora, report
+from af_core.weights import files, lora, names, report
 
 
 def saved(tmp_path, tensors):
@@ -126,12 +126,12 @@ def test_faulty_adapters_are_named():
     ],
 )
 def test_wrappers_and_prefix_are_stripped(name):
-    assert list(avatarforcing.plain_names({name: torch.zeros(1)})) == ["blocks.0.ffn.0.weight"]
+    assert list(names.plain_names({name: torch.zeros(1)})) == ["blocks.0.ffn.0.weight"]
 
 
 def test_names_that_collide_once_stripped_are_refused():
     with pytest.raises(WeightsError, match="same name"):
-        avatarforcing.plain_names({"model.x": torch.zeros(1), "module.x": torch.zeros(1)})
+        names.plain_names({"model.x": torch.zeros(1), "module.x": torch.zeros(1)})
 
 
 def test_a_report_of_a_fit_is_empty():

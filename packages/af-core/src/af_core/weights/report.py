@@ -1,13 +1,17 @@
 """What a file of weights lacks, what it has too much, and what has the wrong shape."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from af_core.errors import WeightsError
 
 Shape = tuple[int, ...]
+
+_LINES = 20
+"""Lines of each kind of fault in a message; the report itself holds all."""
 
 
 @attrs.frozen
@@ -24,19 +28,30 @@ class WeightsReport:
         """Whether there is no difference."""
         return not (self.missing or self.unexpected or self.misshapen)
 
+    @property
+    def counts(self) -> str:
+        """How many faults there are of each kind."""
+        return (
+            f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
+            f"{len(self.misshapen)} misshapen"
+        )
+
     def __str__(self) -> str:
-        """Return every fault, one a line."""
-        lines = [f"  missing     {name}" for name in self.missing]
-        lines += [f"  unexpected  {name}" for name in self.unexpected]
-        lines += [
+        """Return the faults, one a line; of very many of a kind, the first and their number."""
+        shapes = [
             f"  misshapen   {name}: {list(want)} wanted, {list(seen)} seen"
             for name, want, seen in self.misshapen
         ]
-        return "\n".join(lines)
+        kinds = (
+            [f"  missing     {name}" for name in self.missing],
+            [f"  unexpected  {name}" for name in self.unexpected],
+            shapes,
+        )
+        return "\n".join(line for lines in kinds for line in _shortened(lines))
 
 
 def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> WeightsReport:
-    """Return how the given tensors differ from the wanted ones."""
+    """Return how the given tensors differ from the wanted ones; only names and shapes are read."""
     return WeightsReport(
         missing=tuple(sorted(wanted.keys() - given.keys())),
         unexpected=tuple(sorted(given.keys() - wanted.keys())),
@@ -50,11 +65,50 @@ def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Weight
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors into a model, all of them or none; ``source`` names them in messages."""
+    require_fit(model, tensors, source)
+    model.load_state_dict(dict(tensors), strict=True)
+
+
+def adopt(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    finish: Callable[[str, Tensor], Tensor] | None = None,
+) -> None:
+    """Give a model that was built on the device ``meta`` its weights, all of them or none.
+
+    Tensor after tensor is read, finished (``finish(name, tensor)``, which must keep the shape),
+    moved to the device, cast to ``dtype`` (None: the type it had) and becomes the model's own. Of a
+    memory-mapped file, no more than one tensor is held besides the model, and nothing of it is
+    shared afterwards.
+    """
+    require_fit(model, tensors, source)
+    own = {}
+    for name, tensor in tensors.items():
+        made = tensor if finish is None else finish(name, tensor)
+        own[name] = made.to(
+            device=device,
+            dtype=dtype if dtype and tensor.is_floating_point() else tensor.dtype,
+            copy=made is tensor,
+            memory_format=torch.contiguous_format,
+        )
+    model.load_state_dict(own, strict=True, assign=True)
+
+
+def require_fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise ``WeightsError`` with every difference unless the tensors are just the model's."""
     report = compare(model.state_dict(), tensors)
     if not report.fits:
-        counts = f"{len(report.missing)} missing, {len(report.unexpected)} unexpected"
         raise WeightsError(
-            f"The weights in {source} do not fit {type(model).__name__}: {counts}, "
-            f"{len(report.misshapen)} misshapen.\n{report}"
+            f"The weights in {source} do not fit {type(model).__name__}: {report.counts}.\n{report}"
         )
-    model.load_state_dict(dict(tensors), strict=True)
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    if len(lines) <= _LINES:
+        return lines
+    word = lines[0].split()[0]
+    return [*lines[:_LINES], f"  {word:<11} ... and {len(lines) - _LINES} more"]

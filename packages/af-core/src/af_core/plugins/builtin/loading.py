@@ -15,8 +15,9 @@ from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
 from af_core.plugins.builtin.networks import CausalWanOptions, TinyVAEOptions
 from af_core.plugins.contract import BuildContext
-from af_core.weights.avatarforcing import load_causal_wan
-from af_core.weights.files import load, read_tensors
+from af_core.weights.avatarforcing import build_causal_wan
+from af_core.weights.checkpoints import read_checkpoint
+from af_core.weights.files import load
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -43,12 +44,21 @@ def ready(module: ModuleT, context: BuildContext, dtype: torch.dtype) -> ModuleT
 def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
     """Return the denoising network in the pipeline's precision, on its device, packed for it."""
     config = shape_of(options, CausalWanConfig)
-    with seeded(options.seed):
-        network = CausalWan(config)
+    dtype = getattr(torch, context.precision)
+    if options.weights is None:
+        with seeded(options.seed):
+            network = CausalWan(config)
+    else:
+        network = build_causal_wan(
+            config,
+            read_checkpoint(options.weights, entry=options.entry),
+            options.weights,
+            alpha=options.lora_alpha,
+            device=context.device,
+            dtype=dtype,
+        )
     network.attention.kernel = options.attention
-    if options.weights is not None:
-        load_causal_wan(network, read_tensors(options.weights), options.weights, options.lora_alpha)
-    return ready(network, context, getattr(torch, context.precision)).pack()
+    return ready(network, context, dtype).pack()
 
 
 def tiny_vae_decoder(options: TinyVAEOptions, context: BuildContext) -> TinyVAEDecoder:
