@@ -1,6 +1,7 @@
 """Checkpoints as published: read without running code, without a second copy, and strictly."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,14 @@ import loading_memory
 import pytest
 import tiny_checkpoint as tiny
 import torch
-from af_core.errors import WeightsError
+from af_core.errors import PipelineError, WeightsError
+from af_core.graph.wiring import counted_parameters
 from af_core.models.wan_config import CausalWanConfig
+from af_core.plugins.builtin.networks import num_parameters
 from af_core.testing import parity
-from af_core.weights import avatarforcing, files
+from af_core.testing.conformance.common import speech
+from af_core.testing.tiny import tiny_avatar
+from af_core.weights import avatarforcing, files, lora
 from af_core.weights.checkpoints import read_checkpoint
 from af_core.weights.lora import separate_lora
 
@@ -266,20 +271,58 @@ def test_a_message_about_a_thousand_tensors_stays_readable(published):
     assert "1000 unexpected" in str(caught.value) and len(str(caught.value)) < 5000
 
 
+def test_a_pipeline_takes_a_published_checkpoint_and_its_averaged_weights(tmp_path):
+    like_tiny_stages = {"in_channels": 5, "out_channels": 2, "audio_dim": 4}
+    sizes = {**tiny.TINY, **like_tiny_stages, "text_dim": 1, "text_len": 8}
+    _, options = tiny.write(tmp_path / "denoiser.pt", sizes)
+    state = tiny.tensors(sizes, seed=1)
+    files.write_tensors(tmp_path / "averaged.safetensors", lora.merge_lora(state, tiny.ALPHA))
+
+    def video(**more):
+        denoiser = {"use": "causal_wan", "attention": "explicit", **options, **more}
+        avatar = tiny_avatar(text_encoder={"use": "tiny"}, prompt="rain", denoiser=denoiser)
+        portrait = torch.full((32, 48, 3), 90, dtype=torch.uint8)
+        return torch.cat([*avatar.stream(portrait, [speech(1, 5000)[0]])], dim=1)
+
+    averaged = video(entry="generator_ema")
+    assert torch.equal(averaged, video(weights=str(tmp_path / "averaged.safetensors")))
+    assert not torch.equal(averaged, video())
+
+
+def test_a_pipeline_is_refused_before_anything_is_loaded_if_a_checkpoint_is_cut(tmp_path):
+    path, options = tiny.write(tmp_path / "denoiser.pt")
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(PipelineError, match=r"denoiser\.weights: .* its end is missing"):
+        tiny_avatar(denoiser={"use": "causal_wan", **options})
+
+
+def test_parameters_of_a_checkpoint_with_adapters_are_those_of_the_network(tmp_path):
+    state = tiny.tensors()
+    files.write_tensors(tmp_path / "adapters.safetensors", state)
+    files.write_tensors(tmp_path / "merged.safetensors", lora.merge_lora(state, tiny.ALPHA))
+    tiny.write(tmp_path / "denoiser.pt")
+    assert counted_parameters(tmp_path / "adapters.safetensors") is None
+    assert counted_parameters(tmp_path / "denoiser.pt") is None
+    merged = counted_parameters(tmp_path / "merged.safetensors")
+    assert (
+        merged
+        == num_parameters(CONFIG)
+        == sum(map(math.prod, tiny.shapes(tiny.TINY, None).values()))
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what /proc says of a process")
-@pytest.mark.parametrize("form", ["pt", "safetensors"])
-def test_loading_holds_the_network_once_and_little_more(tmp_path, form):
+def test_loading_holds_the_network_once_and_little_more(tmp_path):
     sizes = {**tiny.TINY, "dim": 768, "ffn_dim": 3072, "num_layers": 4, "num_heads": 8}
-    state, path = tiny.tensors(sizes, rank=16), tmp_path / f"big.{form}"
-    if form == "pt":
-        torch.save({"generator": state, "generator_ema": state}, path)
-    else:
-        files.write_tensors(path, state)
+    state = {name: torch.ones(shape) for name, shape in tiny.shapes(sizes, rank=16).items()}
+    torch.save({"generator": state}, tmp_path / "big.pt")
+    files.write_tensors(tmp_path / "big.safetensors", state)
+    paths = [tmp_path / "big.pt", tmp_path / "big.safetensors"]
     script = Path(loading_memory.__file__)
     run = subprocess.run(
-        [sys.executable, script, path, json.dumps(sizes)], capture_output=True, text=True
+        [sys.executable, script, json.dumps(sizes), *paths], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    network, largest, peak = json.loads(run.stdout)
-    assert network > 150e6
-    assert peak <= network + 2 * largest
+    for network, largest, peak in json.loads(run.stdout):
+        assert network > 150e6
+        assert peak <= network + 2 * largest

@@ -1,8 +1,11 @@
 """Checkpoints of other people's classes: recognised by name, and Wan's converted both ways."""
 
+from pathlib import Path
+
 import pytest
 import tiny_checkpoint as tiny
 import torch
+from af_core import presets
 from af_core.errors import ConfigError, WeightsError
 from af_core.models.causal_wan import CausalWan
 from af_core.models.tiny_vae import TinyVAE
@@ -10,6 +13,7 @@ from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
 from af_core.stages.denoiser import Plan, Segment
 from af_core.weights import avatarforcing
+from af_core.weights.checkpoints import read_checkpoint
 from af_core.weights.diffusers_wan import to_diffusers, to_native
 from af_core.weights.families import identify, require_family
 from diffusers import AutoencoderKL, AutoencoderKLWan, WanTransformer3DModel
@@ -159,6 +163,15 @@ def test_a_family_is_recognised_by_a_network_of_its_own_class(name):
     with torch.device("meta"):
         state = shapes_of(CLASSES[name]().state_dict())
     assert identify(state).name == name
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    {"denoiser": "causal_wan", "autoencoder": "taehv", "audio": "mel_conv"}.items(),
+)
+def test_the_shipped_networks_are_recognised(file, name):
+    path = Path(presets.__file__).parent / "toon" / f"{file}.safetensors"
+    assert identify(shapes_of(read_checkpoint(path))).name == name
 
 
 def test_wav2vec2_with_a_head_is_wav2vec2():

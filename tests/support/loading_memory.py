@@ -1,6 +1,6 @@
-"""Loads a checkpoint in a fresh process and prints how much memory of its own that took.
+"""Loads checkpoints in a fresh process and prints how much memory of its own that took.
 
-    python loading_memory.py PATH SIZES.json -> [bytes of the network, of its largest tensor, peak]
+    python loading_memory.py SIZES PATH ... -> [[bytes of network, of largest tensor, peak], ...]
 
 Pages of the mapped file do not count: the kernel takes them back whenever it wants them.
 """
@@ -37,14 +37,15 @@ def peak_while(action):
     return result, max(most[0], held() - before)
 
 
-def main(path, sizes):
+def main(sizes, *paths):
     torch.addmm(*(torch.ones(64, 64) for _ in range(3)))  # what the first product allocates
-    model, peak = peak_while(
-        lambda: build_causal_wan(CausalWanConfig(**sizes), read_checkpoint(path), path)
-    )
-    each = [tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()]
-    return sum(each), max(each), peak
+    config = CausalWanConfig(**sizes)
+    for path in paths:
+        model, peak = peak_while(lambda: build_causal_wan(config, read_checkpoint(path), path))
+        each = [tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()]
+        yield sum(each), max(each), peak
+        del model
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))))
+    print(json.dumps([*main(json.loads(sys.argv[1]), *sys.argv[2:])]))

@@ -22,6 +22,8 @@ COMMANDS = {
     "validate": "Check a pipeline file or preset: all errors at once, nothing is loaded.",
     "explain": "Show what a pipeline will do: formats, delay, memory, who provides what.",
     "plugins": "List, show and check the plugins that are installed.",
+    "download": "Fetch a published checkpoint; sizes and licences are shown first.",
+    "weights": "Look into checkpoints, and convert them to one merged safetensors file.",
 }
 """Sub-commands in the order of the help, each with its line of help."""
 

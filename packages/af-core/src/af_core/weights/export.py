@@ -1,6 +1,5 @@
 """Any checkpoint to one safetensors file: adapters merged, wrappers gone, its origin kept."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from af_core.errors import WeightsError
 from af_core.weights.avatarforcing import FAMILIES, LORA_ALPHA, separated
 from af_core.weights.checkpoints import choose, read_entries
 from af_core.weights.diffusers_wan import to_diffusers
+from af_core.weights.digest import sha256_of
 from af_core.weights.families import identify
 from af_core.weights.files import write_tensors
 from af_core.weights.lora import Adapted, separate_lora
@@ -21,8 +21,6 @@ from af_core.weights.names import plain_names
 Naming = Literal["native", "diffusers"]
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
-
-_CHUNK = 1 << 24
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -70,7 +68,8 @@ def export(
     family = identify({name: tuple(tensor.shape) for name, tensor in tensors.items()}).name
     _require_naming(naming, family)
     apart = _separated(tensors, str(source), family, alpha)
-    digest = sha256_of(source, tell)
+    size = source.stat().st_size
+    digest = sha256_of(source, lambda done: tell("reading", done, size))
     own = _merged(apart, dtype, tell)
     made = Exported(
         path=str(path),
@@ -89,18 +88,6 @@ def export(
     write_tensors(path, to_diffusers(own) if naming == "diffusers" else own, _header(made))
     tell("writing", 1, 1)
     return made
-
-
-def sha256_of(path: Path, tell: OnProgress | None = None) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            if tell is not None:
-                tell("reading", done, total)
-    return digest.hexdigest()
 
 
 def _require_naming(naming: Naming, family: str) -> None:

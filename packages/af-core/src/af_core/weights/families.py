@@ -167,7 +167,7 @@ _MARKS = (
     _Mark(
         Family("taehv", "a tiny video autoencoder (TAEHV or one of this project)", "MIT if TAEHV"),
         ("decoder.1.weight",),
-        holds=_all(r"(encoder|decoder)\.\d+\."),
+        holds=_all(r"(encoder|decoder)\.\d+\.|shortcut_\w+\."),
     ),
     _Mark(
         Family("umt5", "the umT5 text encoder in Wan's names", _APACHE),
