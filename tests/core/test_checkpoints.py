@@ -125,6 +125,7 @@ def test_weights_are_cast_one_after_another_from_what_was_merged_in_float32(publ
     name = "blocks.3.ffn.2.weight"
     assert made[name].dtype == dtype
     assert torch.equal(made[name], apart.merge(name, apart.weights[name]).to(dtype))
+    assert apart.weights[name].dtype == torch.float32
     assert {tensor.dtype for tensor in made.values()} == {dtype}
 
 

@@ -21,6 +21,8 @@ def test_a_model_comes_back_from_its_file(tmp_path):
     assert all(torch.equal(p, wanted[name]) for name, p in model.state_dict().items())
     assert files.read_metadata(path) == {"note": "tiny"}
     assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_every_fault_is_listed_at_once_and_nothing_is_loaded(tmp_path):

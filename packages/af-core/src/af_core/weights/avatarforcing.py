@@ -62,7 +62,7 @@ def build_causal_wan(
         model = CausalWan(config)
     if not compare(model.state_dict(), apart.weights).fits:
         _require_shape(config, apart.weights, source)
-    adopt(model, apart.weights, source, device=device, dtype=dtype, finish=apart.merge)
+    adopt(model, apart.weights, source, device=device, dtype=dtype, write=apart.merge_into)
     return model.eval()
 
 

@@ -17,6 +17,7 @@ from af_core.weights.families import identify
 from af_core.weights.files import write_tensors
 from af_core.weights.lora import Adapted, separate_lora
 from af_core.weights.names import plain_names
+from af_core.weights.report import empty_as
 
 Naming = Literal["native", "diffusers"]
 OnProgress = Callable[[str, int, int], None]
@@ -107,8 +108,10 @@ def _separated(tensors: Mapping[str, Tensor], source: str, family: str, alpha: f
 def _merged(apart: Adapted, dtype: torch.dtype | None, tell: OnProgress) -> dict[str, Tensor]:
     own = {}
     for number, (name, tensor) in enumerate(apart.weights.items(), 1):
-        kind = dtype if dtype and tensor.is_floating_point() else tensor.dtype
-        own[name] = apart.merge(name, tensor).to(kind)
+        own[name] = tensor
+        if name in apart.adapters or dtype not in (None, tensor.dtype):
+            own[name] = empty_as(tensor, dtype=dtype)
+            apart.merge_into(name, tensor, own[name])
         tell("merging", number, len(apart.weights))
     return own
 

@@ -47,7 +47,10 @@ def write_tensors(
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # safetensors makes files that only their owner may read
         save_file(_apart(tensors), part, dict(metadata or {}))
+        part.chmod(mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

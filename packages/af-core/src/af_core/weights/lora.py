@@ -11,6 +11,7 @@ from af_core.errors import WeightsError
 _BASE = ".base_layer."
 _A = ".lora_A."
 _B = ".lora_B."
+_NUMBERS_AT_ONCE = 1 << 18
 
 
 @attrs.frozen(eq=False)
@@ -24,14 +25,27 @@ class Adapted:
     alpha: float
     """Strength: the scale is ``alpha / rank``, the rank being that of each adapter."""
 
-    def merge(self, name: str, weight: Tensor) -> Tensor:
-        """Return a weight with its adapter added, in float32; one without an adapter as it is."""
+    @torch.no_grad()
+    def merge_into(self, name: str, weight: Tensor, out: Tensor) -> None:
+        """Write a weight into ``out``, its adapter added in float32 before it is cast.
+
+        Rows are done a few at a time: what that takes is smaller than what stays, so that memory
+        which is given back is used again and does not lie in gaps between the weights.
+        """
         if name not in self.adapters:
-            return weight
-        down, up = self.adapters[name]
-        scale = self.alpha / down.shape[0]
-        with torch.no_grad():
-            return torch.addmm(weight.float(), up.float(), down.float(), alpha=scale)
+            out.copy_(weight)
+            return
+        down, up = (part.float() for part in self.adapters[name])
+        scale, step = self.alpha / down.shape[0], max(_NUMBERS_AT_ONCE // weight.shape[1], 1)
+        for first in range(0, len(weight), step):
+            rows = slice(first, first + step)
+            out[rows].copy_(torch.addmm(weight[rows].float(), up[rows], down, alpha=scale))
+
+    def merge(self, name: str, weight: Tensor) -> Tensor:
+        """Return a weight with its adapter added, in the type of the weight."""
+        out = torch.empty_like(weight)
+        self.merge_into(name, weight, out)
+        return out
 
 
 def separate_lora(tensors: Mapping[str, Tensor], alpha: float) -> Adapted:
@@ -57,7 +71,7 @@ def separate_lora(tensors: Mapping[str, Tensor], alpha: float) -> Adapted:
 def merge_lora(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """Return the tensors with every adapter merged in float32, in their own types."""
     apart = separate_lora(tensors, alpha)
-    return {name: apart.merge(name, w).to(w.dtype) for name, w in apart.weights.items()}
+    return {name: apart.merge(name, weight) for name, weight in apart.weights.items()}
 
 
 def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from af_core.errors import WeightsError
 
 Shape = tuple[int, ...]
+Write = Callable[[str, Tensor, Tensor], None]
+"""Writes a tensor of a file, known by its name, into the one that a network will own."""
 
 _LINES = 20
 """Lines of each kind of fault in a message; the report itself holds all."""
@@ -76,26 +78,29 @@ def adopt(
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
-    finish: Callable[[str, Tensor], Tensor] | None = None,
+    write: Write | None = None,
 ) -> None:
     """Give a model that was built on the device ``meta`` its weights, all of them or none.
 
-    Tensor after tensor is read, finished (``finish(name, tensor)``, which must keep the shape),
-    moved to the device, cast to ``dtype`` (None: the type it had) and becomes the model's own. Of a
-    memory-mapped file, no more than one tensor is held besides the model, and nothing of it is
-    shared afterwards.
+    Tensor after tensor is read, moved to the device, cast to ``dtype`` (None: the type it has) and
+    becomes the model's own; ``write`` does so in place of a plain copy. Of a memory-mapped file,
+    no more than one tensor is held besides the model, and nothing of it is shared afterwards.
     """
     require_fit(model, tensors, source)
     own = {}
     for name, tensor in tensors.items():
-        made = tensor if finish is None else finish(name, tensor)
-        own[name] = made.to(
-            device=device,
-            dtype=dtype if dtype and tensor.is_floating_point() else tensor.dtype,
-            copy=made is tensor,
-            memory_format=torch.contiguous_format,
-        )
+        own[name] = empty_as(tensor, device, dtype)
+        if write is None:
+            own[name].copy_(tensor)
+        else:
+            write(name, tensor, own[name])
     model.load_state_dict(own, strict=True, assign=True)
+
+
+def empty_as(tensor: Tensor, device: str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
+    """Return room for a tensor; only floating-point numbers are to be cast to ``dtype``."""
+    kind = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tensor.shape, dtype=kind, device=device)
 
 
 def require_fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -1,7 +1,7 @@
 """``af-runtime download``: published checkpoints, with their sizes and licences shown before."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -85,9 +86,17 @@ def download(
     if plan.missing:
         require_space(plan)
         _require_consent(yes, json)
-        with _bar(plan, console) as show:
-            lock = fetch(plan, show)
+        lock = _fetched(plan, console)
     _report(plan, lock, console, json)
+
+
+def _fetched(plan: Plan, console: Console) -> Lock:
+    try:
+        with _bar(plan, console) as show:
+            return fetch(plan, show)
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on from here.")
+        raise
 
 
 def _pairs(options: list[str] | None, form: str) -> dict[str, str]:
@@ -125,7 +134,8 @@ def _show(plan: Plan, console: Console) -> None:
         notice = Text(plan.manifest.notice.strip())
         console.print(Panel(notice, title="licence", border_style="yellow", title_align="left"))
     total = sum(bytes_to_come(plan, item) for item in plan.missing)
-    console.print(f"Into [bold]{plan.folder}[/]: {decimal(total)} to fetch.")
+    to_do = f"{decimal(total)} to fetch" if plan.missing else "everything is there"
+    console.print(f"Into [bold]{escape(str(plan.folder))}[/]: {to_do}.")
 
 
 def _row(plan: Plan, part: str) -> tuple[str, ...]:
@@ -137,7 +147,7 @@ def _row(plan: Plan, part: str) -> tuple[str, ...]:
     source = plan.manifest.sources[known.source]
     hub = plan.licences.get(known.source)
     said = source.licence + (f"; on the hub: {hub}" if hub and hub != source.licence else "")
-    place = f"{source.repo}@{items[0].commit[:8]}"
+    place = f"{source.repo} @{items[0].commit[:8]}"
     return part, known.about, place, said, size, _state(plan, items)
 
 
@@ -153,10 +163,7 @@ def _state(plan: Plan, items: tuple[Item, ...]) -> str:
 
 @contextmanager
 def _bar(plan: Plan, console: Console) -> Iterator[OnProgress]:
-    """Show each file as it comes: a bar in a terminal, one line a file elsewhere."""
-    if not console.is_terminal:
-        yield _lines(console)
-        return
+    """Name each file when it is there; in a terminal, draw how far it is, and how far all are."""
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -164,31 +171,29 @@ def _bar(plan: Plan, console: Console) -> Iterator[OnProgress]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        tasks: dict[str, Any] = {}
+    sizes = {item.path: 0 for item in plan.missing}
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        one = bar.add_task("")
+        all_ = bar.add_task("all", total=sum(item.size for item in plan.missing) or None)
 
         def show(item: Item, doing: str, done: int) -> None:
-            if item.path not in tasks:
-                tasks[item.path] = bar.add_task("", total=item.size or None)
-            label = item.path if doing == "done" else f"{item.path} [dim]{doing}[/]"
-            bar.update(tasks[item.path], description=label, completed=done)
+            if doing == "done":
+                console.print(f"{item.path}  {decimal(item.size)}", markup=False)
+            if doing != "verifying":
+                sizes[item.path] = done
+            label = f"{item.path} [dim]{doing}[/]"
+            bar.update(one, description=label, completed=done, total=item.size or None)
+            bar.update(all_, completed=sum(sizes.values()))
 
         yield show
-
-
-def _lines(console: Console) -> Callable[[Item, str, int], None]:
-    def show(item: Item, doing: str, done: int) -> None:
-        if doing == "done":
-            console.print(f"{item.path}  {decimal(item.size)}", markup=False)
-
-    return show
 
 
 def _report(plan: Plan, lock: Lock, console: Console, json: bool) -> None:
     for extra in plan.manifest.by_hand:
         if not (plan.folder / extra.path).exists():
             console.print(f"Optional, by hand: {extra.path}, {extra.about}: {extra.where}")
-    console.print(f"Whole and verified: [bold]{plan.folder}[/]")
+    console.print(f"Whole and verified: [bold]{escape(str(plan.folder))}[/]")
     if json:
         print_json(
             {

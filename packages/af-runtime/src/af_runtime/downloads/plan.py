@@ -91,10 +91,10 @@ def make_plan(
             continue
         listing, lock = _listing(manifest, source, lock, revisions.get(source), offline)
         licences |= {source: listing.licence} if listing.licence else {}
+        items += _papers(source, listing, lock, folder)
         for part in own:
             wanted = _named(manifest.parts[part].files, names.get(part), part)
             items += _matched(part, source, listing, wanted, lock, folder)
-        items += _papers(source, listing, lock, folder)
     return Plan(manifest, folder, parts, tuple(items), lock, licences)
 
 
