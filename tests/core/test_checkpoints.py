@@ -150,6 +150,9 @@ def test_a_merged_export_a_sharded_one_and_the_checkpoint_are_one_network(publis
     index.write_text(json.dumps({"metadata": {}, "weight_map": table}))
     for path in (tmp_path / "whole.safetensors", index):
         assert all(torch.equal(t, model[n]) for n, t in build(path).state_dict().items())
+    (tmp_path / "up.safetensors.index.json").write_text('{"weight_map": {"w": "../w.safetensors"}}')
+    with pytest.raises(WeightsError, match="of files beside it"):
+        read_checkpoint(tmp_path / "up.safetensors.index.json")
     (tmp_path / "part1.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"not beside it: part1\.safetensors"):
         read_checkpoint(index)

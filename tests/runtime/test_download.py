@@ -188,6 +188,22 @@ def test_revisions_move_only_when_asked(hub, plan, tmp_path):
     assert (lock.sources["wan"].asked, lock.sources["wan"].commit) == (first, first)
 
 
+def test_a_move_to_another_commit_that_broke_off_is_not_taken_for_done(hub, plan, tmp_path):
+    fetch(plan(only=["vae", "text"]))
+    first = hub.commit(WAN)
+    hub.push(WAN, **{"Wan2.1_VAE.pth": T5[::-1]})
+    hub.cut.extend([20_000, *[0] * 6])
+    with pytest.raises(DownloadError):
+        fetch(plan(only=["vae"], revisions={"wan": "main"}))
+    assert (tmp_path / "here" / "vae.pth").read_bytes() == VAE
+    hub.cut.clear()
+    lock = fetch(plan(only=["vae"]))
+    assert (tmp_path / "here" / "vae.pth").read_bytes() == T5[::-1]
+    assert lock.files["vae.pth"].commit == hub.commit(WAN)
+    assert lock.files["text/umt5-xxl.pth"].commit == first
+    assert plan(only=["vae", "text"]).missing == ()
+
+
 def test_a_file_of_another_name_can_be_named(hub, plan, tmp_path):
     hub.push(AVATAR, **{"checkpoints__model.pt": b"", "a.pt": b"first", "b.pt": b"second"})
     del hub.repos[AVATAR][-1]["checkpoints/model.pt"]
@@ -206,6 +222,9 @@ def test_a_file_put_there_by_hand_is_taken_if_it_is_the_one_and_kept_if_not(hub,
     (tmp_path / "here" / "vae.pth").write_bytes(VAE)
     fetch(plan(only=["vae"]))
     assert hub.fetched() == []
+    (tmp_path / "here" / "vae.pth").write_bytes(b"changed by me")
+    with pytest.raises(RequestError, match="is there already and is not"):
+        fetch(plan(only=["vae"]))
     (tmp_path / "here" / "denoiser.pt").write_bytes(b"my own")
     with pytest.raises(RequestError, match="is there already and is not"):
         fetch(plan(only=["denoiser"]))
@@ -291,6 +310,13 @@ def test_a_full_disk_is_seen_before(hub, plan, monkeypatch):
     with pytest.raises(UnavailableError, match=r"0\.0 GB free"):
         require_space(plan())
     require_space(plan(only=["vae"]))
+
+
+def test_a_folder_that_cannot_be_made_is_named(hub, tmp_path):
+    (tmp_path / "file").touch()
+    plan = make_plan(read_manifest(NAME), tmp_path / "file" / "inside", only=["vae"])
+    with pytest.raises(UnavailableError, match=r"Nothing more can be written to .*inside"):
+        fetch(plan)
 
 
 def test_two_downloads_do_not_write_to_one_folder(hub, plan, tmp_path):

@@ -11,7 +11,7 @@ from af_core.geometry import TEMPORAL_STRIDE
 from af_core.models.causal_wan import CausalWan
 from af_core.models.wan_config import CausalWanConfig
 from af_core.weights.diffusers_wan import to_native
-from af_core.weights.families import identify, require_family
+from af_core.weights.families import identify, require_family, shapes_of
 from af_core.weights.lora import Adapted, separate_lora
 from af_core.weights.names import plain_names
 from af_core.weights.report import adopt, compare
@@ -35,7 +35,7 @@ def separated(tensors: Mapping[str, Tensor], source: str, alpha: float = LORA_AL
     Nothing is read or computed. Raises ``WeightsError`` for tensors of another family and for
     adapters without their base.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = shapes_of(tensors)
     require_family(shapes, FAMILIES, "the denoiser", TAKES, source)
     plain = plain_names(tensors)
     if identify(shapes).name == "wan_diffusers":
@@ -113,7 +113,7 @@ def _require_shape(config: CausalWanConfig, weights: Mapping[str, Tensor], sourc
     if other:
         differences = ", ".join(f"{n} is {s}, not {getattr(config, n)}" for n, s in other.items())
         options = ", ".join(f"{n}: {'null' if s is None else s}" for n, s in other.items())
-        family = identify({name: tuple(tensor.shape) for name, tensor in weights.items()})
+        family = identify(shapes_of(weights))
         raise WeightsError(
             f"The weights in {source}, which look like {family.title}, are of another shape than "
             f"the options of the denoiser: {differences}. If they are the ones you want, write: "

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from af_core.errors import WeightsError
+from af_core.weights.files import read_tensors
 from af_core.weights.signature import kind_of, shards
 
 GENERATOR = "generator"
 """Entry of a published checkpoint that is read unless another is asked for."""
-EMA = "generator_ema"
-"""Entry with the averaged weights, which the release calls ``--use_ema``."""
 WHOLE = ""
 """Name of the one entry of a file that is a state dict itself."""
 
@@ -29,9 +27,11 @@ def read_checkpoint(path: Path | str, *, entry: str | None = None) -> dict[str, 
 
     They are views of the file, mapped into memory: nothing is read until a tensor is used (only
     PyTorch files older than the zip format are read whole). ``report.adopt`` moves them into a
-    network one by one. ``entry`` chooses among several state dicts in one file: ``generator``, if
-    there is one, or the only one. Raises ``WeightsError`` for what is no checkpoint, is cut short,
-    holds more than tensors, or lacks the entry.
+    network one by one. ``entry`` chooses among several state dicts in one file, such as the
+    averaged ``generator_ema``; without it, ``generator`` or the only one is taken.
+
+    Raises ``WeightsError`` for what is no checkpoint, is cut short, holds more than tensors, or
+    lacks the entry.
     """
     return choose(read_entries(path), entry, str(path))
 
@@ -43,7 +43,7 @@ def read_entries(path: Path | str) -> dict[str, dict[str, Tensor]]:
     if kind == "torch":
         return _entries(_load(path), path)
     files = {path} if kind == "safetensors" else _shard_files(path)
-    return {WHOLE: {name: t for file in sorted(files) for name, t in _mapped(file).items()}}
+    return {WHOLE: {name: t for file in sorted(files) for name, t in read_tensors(file).items()}}
 
 
 def choose(
@@ -63,14 +63,6 @@ def choose(
             "Leave entry out."
         )
     raise WeightsError(f"{source} has no entry {entry!r}; it holds: {names}.")
-
-
-def _mapped(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as fault:
-        raise WeightsError(f"{path} is damaged ({fault}). Copy or fetch it again.") from fault
 
 
 def _shard_files(index: Path) -> set[Path]:

@@ -13,7 +13,7 @@ from af_core.weights.avatarforcing import FAMILIES, LORA_ALPHA, separated
 from af_core.weights.checkpoints import choose, read_entries
 from af_core.weights.diffusers_wan import to_diffusers
 from af_core.weights.digest import sha256_of
-from af_core.weights.families import identify
+from af_core.weights.families import identify, shapes_of
 from af_core.weights.files import write_tensors
 from af_core.weights.lora import Adapted, separate_lora
 from af_core.weights.names import plain_names
@@ -66,7 +66,7 @@ def export(
     tell = on_progress or (lambda doing, done, total: None)
     source, entries = Path(source), read_entries(source)
     tensors = choose(entries, entry, str(source))
-    family = identify({name: tuple(tensor.shape) for name, tensor in tensors.items()}).name
+    family = identify(shapes_of(tensors)).name
     _require_naming(naming, family)
     apart = _separated(tensors, str(source), family, alpha)
     size = source.stat().st_size

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 
 import attrs
+from torch import Tensor
 
 from af_core.errors import WeightsError
 from af_core.weights.names import plain_name
@@ -37,6 +38,7 @@ class _Mark:
 UNKNOWN = Family("unknown", "a checkpoint of no family known here")
 
 _APACHE = "Apache-2.0, say its publishers"
+_SPEECH_LICENCE = "Apache-2.0 if it is Facebook's; others have their own"
 _CONFLICT = (
     "unclear: the release's README says Apache-2.0, the licence file beside it allows academic use "
     "only and forbids commercial use; ask its authors before any other use"
@@ -55,6 +57,11 @@ def identify(shapes: Shapes) -> Family:
         if has and not any(name in plain for name in mark.lacks) and mark.holds(plain):
             return mark.family
     return UNKNOWN
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """Return the shapes of tensors, which is all that families are told by."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def require_family(
@@ -186,8 +193,8 @@ _MARKS = (
         for name, title, licence, prefix in (
             ("hubert", "a HuBERT speech encoder", UNKNOWN.licence, "hubert."),
             ("wavlm", "a WavLM speech encoder", UNKNOWN.licence, "wavlm."),
-            ("wav2vec2", "a wav2vec2 speech encoder", _APACHE, "wav2vec2."),
-            ("wav2vec2", "a wav2vec2 speech encoder", _APACHE, ""),
+            ("wav2vec2", "a wav2vec2 speech encoder", _SPEECH_LICENCE, "wav2vec2."),
+            ("wav2vec2", "a wav2vec2 speech encoder", _SPEECH_LICENCE, ""),
         )
     ),
     _Mark(

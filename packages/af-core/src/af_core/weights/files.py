@@ -15,7 +15,7 @@ from af_core.weights.signature import kind_of
 
 
 def read_tensors(path: Path | str, device: str = "cpu") -> dict[str, Tensor]:
-    """Return every tensor of a safetensors file."""
+    """Return every tensor of a safetensors file; on the CPU, views of the file mapped to memory."""
     path = check_safetensors(path)
     try:
         with safe_open(str(path), framework="pt", device=device) as file:
@@ -42,7 +42,7 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file, whole or not at all, whoever else writes it.
 
-    Tensors are not copied, unless they share memory.
+    Tensors are not copied, unless they share memory. Raises ``OSError`` if the disk is full.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -52,6 +52,8 @@ def write_tensors(
         save_file(_apart(tensors), part, dict(metadata or {}))
         part.chmod(mode)
         os.replace(part, path)
+    except SafetensorError as fault:
+        raise OSError(f"{path} could not be written: {fault}") from fault
     finally:
         part.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from af_core.errors import WeightsError
 from af_core.weights.avatarforcing import infer_sizes, separated
 from af_core.weights.checkpoints import read_entries
-from af_core.weights.families import identify
+from af_core.weights.families import identify, shapes_of
 from af_core.weights.files import read_metadata
 from af_core.weights.signature import Kind, kind_of
 
@@ -65,7 +65,7 @@ def inspect(path: Path | str) -> FileReport:
 
 def describe(entry: str, tensors: Mapping[str, Tensor]) -> EntryReport:
     """Return what one state dict is."""
-    family = identify({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    family = identify(shapes_of(tensors))
     adapters = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
     dtypes: Counter[str] = Counter()
     for tensor in tensors.values():

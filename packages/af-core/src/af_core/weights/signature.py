@@ -1,6 +1,7 @@
 """What a weights file is, told from its first and last bytes, without torch or unpickling."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -43,11 +44,13 @@ def shards(path: Path) -> dict[str, str]:
     """Return the ``weight_map`` of an index: the name of each tensor and the file it lies in."""
     try:
         found: Any = json.loads(path.read_bytes())["weight_map"]
-        if found and all(isinstance(file, str) for file in found.values()):
+        if found and all(file == Path(file).name for file in found.values()):
             return dict(found)
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise WeightsError(f'{path} is no index of weights: it has no table "weight_map" of files.')
+    raise WeightsError(
+        f'{path} is no index of weights: it has no table "weight_map" of files beside it.'
+    )
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -69,6 +72,8 @@ def _existing(path: Path) -> Path:
         raise WeightsError(f"No weights at {path}: it is a folder{hint}.")
     if not path.is_file():
         raise WeightsError(f"No weights at {path}: it does not exist.")
+    if not os.access(path, os.R_OK):
+        raise WeightsError(f"{path} may not be read by this user; see its permissions.")
     return path
 
 

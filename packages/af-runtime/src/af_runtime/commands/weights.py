@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from af_runtime.commands.output import print_json, short_count
+from af_runtime.errors import UnavailableError
 from af_runtime.outputs import checked_output
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ KINDS = {
     "index": "index of safetensors files",
     "torch": "PyTorch checkpoint",
 }
-
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint of any kind.")]
-Entry = Annotated[
-    str | None,
-    typer.Option(help="State dict to take of several, such as generator_ema."),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    file: File,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint of any kind.")],
     json: Annotated[bool, typer.Option("--json", help="Answer as JSON on stdout.")] = False,
 ) -> None:
     """Tell what a file holds: family, parameters, types, adapters, licence; reads no tensor."""
@@ -70,7 +65,9 @@ def inspect(
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint of any kind.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
-    entry: Entry = None,
+    entry: Annotated[
+        str | None, typer.Option(help="State dict to take of several, such as generator_ema.")
+    ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Type of the weights; by default as they are."),
@@ -92,7 +89,7 @@ def convert(
     from af_core.weights.export import export
 
     console = Console(stderr=True, highlight=False)
-    with _bar(console) as show:
+    with _written(path), _bar(console) as show:
         made = export(
             source,
             path,
@@ -123,6 +120,14 @@ def _describe(entry: "EntryReport", table: Table) -> None:
     if entry.sizes:
         table.add_row("", " ".join(f"{name}={size}" for name, size in entry.sizes.items()))
     table.add_row("", f"[dim]licence:[/] {escape(entry.licence)}")
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise UnavailableError(f"{path} could not be written: {e.strerror or e}.") from e
 
 
 @contextmanager

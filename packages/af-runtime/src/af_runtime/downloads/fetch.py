@@ -51,8 +51,7 @@ def fetch(plan: Plan, on_progress: OnProgress | None = None) -> Lock:
     describes it, ``RequestError`` if another file stands in its place.
     """
     tell = on_progress or (lambda item, doing, done: None)
-    (plan.folder / PARTS).mkdir(parents=True, exist_ok=True)
-    with _alone(plan.folder):
+    with _written(plan.folder), _alone(plan.folder):
         lock = plan.lock
         write_lock(plan.folder, lock)
         for item in plan.missing:
@@ -64,9 +63,19 @@ def fetch(plan: Plan, on_progress: OnProgress | None = None) -> Lock:
     return lock
 
 
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Make the folder, and say so if something cannot be written into it."""
+    try:
+        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as e:
+        raise UnavailableError(f"Nothing more can be written to {folder}: {e.strerror}.") from e
+
+
 def _bring(item: Item, plan: Plan, tell: OnProgress) -> LockedFile:
     target = plan.folder / item.path
-    if target.exists() and item.path not in plan.lock.files:
+    if target.exists() and not plan.lock.holds(plan.folder, item.path):
         sha256 = _require_same(target, item, tell)
     else:
         part = _part(plan.folder, item)
@@ -77,7 +86,7 @@ def _bring(item: Item, plan: Plan, tell: OnProgress) -> LockedFile:
     tell(item, "done", item.size)
     digest = item.file.digest or sha256
     size = target.stat().st_size
-    return LockedFile(item.part, item.source, item.file.name, size, digest, sha256)
+    return LockedFile(item.part, item.source, item.file.name, item.commit, size, digest, sha256)
 
 
 def _obtain(item: Item, part: Path, tell: OnProgress) -> None:
@@ -113,7 +122,7 @@ def _verified(part: Path, item: Item, tell: OnProgress) -> str:
 
 
 def _require_same(target: Path, item: Item, tell: OnProgress) -> str:
-    """Return the SHA-256 of a file that was put there by hand; refuse to replace another one."""
+    """Return the SHA-256 of a file that somebody put there; refuse to replace another one."""
     sha256 = sha256_of(target, lambda done: tell(item, "verifying", done))
     if not _is(target, item.file, sha256):
         raise RequestError(

@@ -5,6 +5,7 @@ The endpoint, token, cache and offline switch are those of huggingface_hub (``HF
 again when a connection breaks; a file that was left half goes on in the next run.
 """
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ OnBytes = Callable[[int], None]
 """Called with the bytes of a file that are there."""
 
 _LATER = "Run the same command again; files go on where they stopped."
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _HEXADECIMAL = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -78,7 +80,7 @@ def list_online(repo: str, revision: str) -> Listing:
     commit = info.sha or revision
     files = []
     for entry in info.siblings or ():
-        digest = entry.lfs.sha256 if entry.lfs else entry.blob_id
+        digest = _checked(entry.lfs.sha256 if entry.lfs else entry.blob_id)
         found = try_to_load_from_cache(repo, entry.rfilename, revision=commit)
         cached = Path(found) if isinstance(found, str) else None
         files.append(HubFile(entry.rfilename, entry.size, digest, cached))
@@ -88,13 +90,14 @@ def list_online(repo: str, revision: str) -> Listing:
 
 def list_cached(repo: str, revision: str) -> Listing | None:
     """Return what the cache of huggingface_hub holds of a repository; None if nothing."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = [r for r in scan_cache_dir().repos if r.repo_id == repo and r.repo_type == "model"]
+        there = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return None
+    repos = [found for found in there if found.repo_id == repo and found.repo_type == "model"]
     for kept in (kept for found in repos for kept in found.revisions):
         if revision == kept.commit_hash or revision in kept.refs:
             files = sorted(kept.files, key=lambda file: str(file.file_path))
@@ -117,13 +120,14 @@ def stream(repo: str, commit: str, file: HubFile, part: Path, on_bytes: OnBytes)
     url = hf_hub_url(repo, file.name, revision=commit)
     with part.open("ab") as out, _explained(repo, commit, file.name):
         counted: Any = _Counted(out, on_bytes)
+        no_bar: Any = _NoBar
         http_get(
             url,
             counted,
             resume_size=out.tell(),
             headers=build_hf_headers(library_name="af-runtime"),
             expected_size=file.size,
-            tqdm_class=_no_bar(),
+            tqdm_class=no_bar,
         )
 
 
@@ -159,16 +163,16 @@ class _NoBar:
         pass
 
 
-def _no_bar() -> Any:
-    return _NoBar
-
-
 def _cached(file: Any, snapshot: Path) -> HubFile:
     """Return a file of the cache; there, blobs are named by their digest."""
     path = Path(file.file_path)
-    blob = Path(file.blob_path).name
-    digest = blob if _HEXADECIMAL.fullmatch(blob) else None
+    digest = _checked(Path(file.blob_path).name)
     return HubFile(path.relative_to(snapshot).as_posix(), file.size_on_disk, digest, path)
+
+
+def _checked(digest: str | None) -> str | None:
+    """Return a digest if it is one: it becomes the name of a file here."""
+    return digest if digest and _HEXADECIMAL.fullmatch(digest) else None
 
 
 @contextmanager
@@ -201,7 +205,7 @@ def _explained(repo: str, revision: str, file: str = "") -> Iterator[None]:
         # The other base is HTTPError of whichever httpx the installed version is built on.
         if not isinstance(e, errors.HfHubHTTPError.__bases__):
             raise
-        if isinstance(e, OSError) and e.errno is not None and not isinstance(e, ConnectionError):
+        if isinstance(e, OSError) and e.errno in _OF_THE_DISK:
             raise UnavailableError(f"{what} could not be written: {e.strerror}.") from e
         reason = str(e) or type(e).__name__
         raise DownloadError(f"Could not fetch {what}: {reason}. {_LATER}") from e

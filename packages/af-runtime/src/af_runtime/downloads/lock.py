@@ -18,6 +18,8 @@ class LockedFile(msgspec.Struct, frozen=True):
     source: str
     file: str
     """Its name in the repository."""
+    commit: str
+    """Commit it was taken from."""
     size: int
     digest: str
     """What the hub calls its content: a SHA-256, or the SHA-1 of git for small files."""
@@ -30,9 +32,9 @@ class LockedSource(msgspec.Struct, frozen=True):
 
     repo: str
     asked: str
-    """Branch, tag or commit that was asked for."""
+    """Branch, tag or commit that was asked for last."""
     commit: str
-    """The commit it stood for."""
+    """The commit it stood for then, which later downloads take."""
 
 
 class Lock(msgspec.Struct, frozen=True):
@@ -63,6 +65,10 @@ class Lock(msgspec.Struct, frozen=True):
     def with_file(self, path: str, file: LockedFile) -> "Lock":
         """Return the lock with one more file."""
         return msgspec.structs.replace(self, files={**self.files, path: file})
+
+    def without_parts(self, parts: Iterable[str]) -> "Lock":
+        """Return the lock with these parts no longer known to be whole."""
+        return msgspec.structs.replace(self, parts=sorted({*self.parts} - {*parts}))
 
     def with_parts(self, parts: Iterable[str]) -> "Lock":
         """Return the lock with parts of which every file is there."""

@@ -47,7 +47,7 @@ class Plan:
     parts: tuple[str, ...]
     items: tuple[Item, ...]
     lock: Lock
-    """As it stands in the folder, with the commits that will be taken."""
+    """What will stand in the folder before the first file is fetched."""
     licences: Mapping[str, str]
     """What the card on the hub says, by source, as far as it was asked."""
 
@@ -90,6 +90,7 @@ def make_plan(
             items += _locked(lock, source, [*own, LICENCES])
             continue
         listing, lock = _listing(manifest, source, lock, revisions.get(source), offline)
+        lock = lock.without_parts(own)
         licences |= {source: listing.licence} if listing.licence else {}
         items += _papers(source, listing, lock, folder)
         for part in own:
@@ -113,7 +114,7 @@ def _locked(lock: Lock, source: str, parts: Collection[str]) -> Iterator[Item]:
     for path, file in lock.files.items():
         if file.source == source and file.part in parts:
             there = HubFile(file.file, file.size, file.digest)
-            yield Item(file.part, source, at.repo, at.commit, there, path, is_here=True)
+            yield Item(file.part, source, at.repo, file.commit, there, path, is_here=True)
 
 
 def _listing(
