@@ -1,13 +1,12 @@
 """Builds wav2vec 2.0 from a Hugging Face checkpoint; imported only when a pipeline is built."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
-from af_core.errors import WeightsError
 from af_core.plugins import BuildContext
-from af_core.weights.files import read_tensors
+from af_core.weights.checkpoints import read_checkpoint
+from af_core.weights.families import require_family, shapes_of
 from af_core.weights.report import fill
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -54,7 +53,10 @@ def load_network(weights: str | None, *, seed: int = 0) -> Wav2Vec2Features:
     model = _model(weights, seed)
     if weights is not None:
         file = weights_file(weights)
-        fill(model, _renamed(_read(file)), str(file))
+        tensors = read_checkpoint(file)
+        takes = "a checkpoint with the architecture of facebook/wav2vec2-base-960h"
+        require_family(shapes_of(tensors), ("wav2vec2",), "the audio encoder", takes, str(file))
+        fill(model, _renamed(tensors), str(file))
     parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     return Wav2Vec2Features(model, shape).eval().requires_grad_(False)
 
@@ -72,20 +74,6 @@ def _model(weights: str | None, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Wav2Vec2Model(Wav2Vec2Config.from_dict(table))
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if file.suffix != ".bin":
-        return read_tensors(file)
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises a different kind for every way in which a file is broken
-        raise WeightsError(
-            f"{file} cannot be read as weights ({type(e).__name__}); nothing else is unpickled."
-        ) from e
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise WeightsError(f"{file} holds no table of tensors, but {type(tensors).__name__}.")
-    return tensors
 
 
 def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -90,6 +90,8 @@ def resolve(
         return None, problems
     graph, more = _graph(geometry, stages, _node_names(table))
     problems += more
+    if with_weights:
+        problems += homeless or weights_problems(stages)
     wanted = {key for key in STAGE_KEYS if key != "text_encoder" or table.get(key) is not None}
     built = {node.name for node in graph.nodes} | {*PARTS} & stages.keys()
     if not wanted <= built:
@@ -98,9 +100,8 @@ def resolve(
     problems += [problem for problem in graph.problems() if problem.path not in refused]
     problems += _output_problems(graph, table.get("output", DEFAULT_OUTPUT))
     problems += ladder_problems(stages, geometry)
-    if with_weights:
-        problems += homeless or weights_problems(stages)
-        problems += [] if homeless else prompt_problems(stages, table.get("prompt", ""))
+    if with_weights and not homeless:
+        problems += prompt_problems(stages, table.get("prompt", ""))
     if spec is None:
         return None, problems
     origin = document.origin if document else ""

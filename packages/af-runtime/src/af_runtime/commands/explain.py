@@ -20,7 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from af_runtime.commands.output import Overrides, print_json, print_problems
+from af_runtime.commands.output import Overrides, print_json, print_problems, short_count
 from af_runtime.exit_codes import BAD_CONFIG
 
 WIDTH = 100
@@ -206,7 +206,7 @@ def _weights(node: NodeReport) -> str:
         return "unknown"
     if not node.num_parameters:
         return "none"
-    return f"{_count(node.num_parameters)} · {_size(node.weights_bytes)}"
+    return f"{short_count(node.num_parameters)} · {_size(node.weights_bytes)}"
 
 
 def _footer(e: Explanation) -> RenderableType:
@@ -223,13 +223,6 @@ def _footer(e: Explanation) -> RenderableType:
         for name, part in e.processes.items()
     ]
     return Group(text, *(Text(line, "dim") for line in layout))
-
-
-def _count(number: int) -> str:
-    for scale, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= scale:
-            return f"{number / scale:.3g}{letter}"
-    return str(number)
 
 
 def _size(num_bytes: int) -> str:

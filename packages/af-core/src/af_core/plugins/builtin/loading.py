@@ -19,8 +19,10 @@ from af_core.models.wan_vae_config import WanVAEConfig
 from af_core.plugins.builtin.networks import CausalWanOptions, TinyVAEOptions
 from af_core.plugins.builtin.wan_vae import WanVAEDecoderOptions, WanVAEOptions
 from af_core.plugins.contract import BuildContext
-from af_core.weights.avatarforcing import load_causal_wan
-from af_core.weights.files import load, read_tensors
+from af_core.weights.avatarforcing import build_causal_wan
+from af_core.weights.checkpoints import read_checkpoint
+from af_core.weights.families import require_family, shapes_of
+from af_core.weights.report import fill
 from af_core.weights.wan_vae import load_wan_vae
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
@@ -49,13 +51,22 @@ def ready(module: ModuleT, context: BuildContext, dtype: torch.dtype) -> ModuleT
 def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
     """Return the denoising network in the pipeline's precision, on its device, packed for it."""
     config = shape_of(options, CausalWanConfig)
-    with seeded(options.seed):
-        network = CausalWan(config)
+    dtype = getattr(torch, context.precision)
+    if options.weights is None:
+        with seeded(options.seed):
+            network = CausalWan(config)
+    else:
+        network = build_causal_wan(
+            config,
+            read_checkpoint(options.weights, entry=options.entry),
+            options.weights,
+            alpha=options.lora_alpha,
+            device=context.device,
+            dtype=dtype,
+        )
     network.attention.kernel = options.attention
     network.merge_padding = options.merge_padding
-    if options.weights is not None:
-        load_causal_wan(network, read_tensors(options.weights), options.weights, options.lora_alpha)
-    return ready(network, context, getattr(torch, context.precision)).pack()
+    return ready(network, context, dtype).pack()
 
 
 def tiny_vae_decoder(options: TinyVAEOptions, context: BuildContext) -> TinyVAEDecoder:
@@ -77,7 +88,10 @@ def _tiny_vae(options: TinyVAEOptions, context: BuildContext) -> TinyVAE:
     with seeded(options.seed):
         vae = TinyVAE(config)
     if options.weights is not None:
-        load(vae, options.weights)
+        tensors = read_checkpoint(options.weights)
+        takes = "the weights of TAEHV (taew2_1) or of this project's own autoencoders"
+        require_family(shapes_of(tensors), ("taehv",), "tiny_vae", takes, options.weights)
+        fill(vae, tensors, options.weights)
     return ready(vae, context, torch.float32)
 
 
@@ -96,5 +110,8 @@ def _wan_half(half: type[HalfT], options: WanVAEOptions, context: BuildContext) 
     with seeded(options.seed):
         vae = half(shape_of(options, WanVAEConfig))
     if options.weights is not None:
-        load_wan_vae(vae, read_tensors(options.weights), options.weights)
+        tensors = read_checkpoint(options.weights)
+        families, takes = ("wan_vae", "wan_vae_diffusers"), "the Wan 2.1 video autoencoder"
+        require_family(shapes_of(tensors), families, "wan_vae", takes, options.weights)
+        load_wan_vae(vae, tensors, options.weights)
     return ready(vae, context, getattr(torch, options.dtype))

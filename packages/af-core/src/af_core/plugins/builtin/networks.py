@@ -1,4 +1,4 @@
-"""Options of the networks: their shape, and the safetensors file with their weights."""
+"""Options of the networks: their shape, and the file with their weights."""
 
 from typing import Any, Literal
 
@@ -26,7 +26,9 @@ class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True)
     """The causal Wan network; without weights it is initialised from ``seed``, for tests."""
 
     weights: str | None = None
-    """Safetensors file with its state dict, relative to the pipeline file."""
+    """Checkpoint, relative to the pipeline file: safetensors, or PyTorch's as published."""
+    entry: str | None = None
+    """State dict to take of several in the file, such as ``generator_ema``; None: ``generator``."""
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     """Kernel of the attention; ``auto`` races both on a CPU, so loads may differ by rounding."""
     merge_padding: bool = True
@@ -42,7 +44,7 @@ class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True)
         return Declaration(
             (
                 Port("rows", feature_rows(self.audio_dim)),
-                Port("portrait", portrait_latent(geometry, self.reference_channels)),
+                Port("portrait", portrait_latent(geometry, self.portrait_channels)),
                 *(() if self.text_dim is None else (Port("text", text_rows(self.text_dim)),)),
             ),
             (Port("latents", latent_frames(geometry, channels, geometry.block_latents)),),
