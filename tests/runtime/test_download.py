@@ -16,7 +16,7 @@ from af_runtime.downloads.lock import LOCK_FILE, read_lock
 from af_runtime.downloads.manifest import read_manifest
 from af_runtime.downloads.plan import make_plan
 from af_runtime.errors import AccessError, DownloadError, RequestError, UnavailableError
-from huggingface_hub import constants, file_download, hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 
 NAME = "avatarforcing-1.3b"
 AVATAR, WAN, SPEECH = "lycui/AvatarForcing", "Wan-AI/Wan2.1-T2V-1.3B", "facebook/wav2vec2-base-960h"
@@ -55,17 +55,7 @@ LAYOUT = {
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    with fake_hub.serving(REPOS) as (server, address):
-        server.address = address
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}), raising=False)
+    with fake_hub.connected(monkeypatch, tmp_path, REPOS) as server:
         yield server
 
 

@@ -164,3 +164,22 @@ def serving(repos):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def connected(monkeypatch, folder, repos):
+    """Serve repositories and let huggingface_hub see no other hub; its cache is in ``folder``."""
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HOME", str(folder / "home"))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    with serving(repos) as (server, address):
+        server.address = address
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}), raising=False)
+        yield server
