@@ -12,7 +12,7 @@ DEMO ?= out/demo
 
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := packages/af-core packages/af-audio packages/af-train[toon] packages/af-runtime[published]
+PACKAGES := packages/af-core packages/af-audio[published] packages/af-train[toon] packages/af-runtime[published]
 MANIFESTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 
 # Stamps make repeated calls instant. The name of torch's holds its version, so another TORCH installs.
@@ -72,12 +72,11 @@ format: install  ## sort imports and format everything
 
 # On a CPU, the page faults of fresh tensors cost more than the arithmetic: keep freed memory, and
 # let threads sleep while they wait.
-# gate=lips: the shipped autoencoder passes lips and PSNR, not borders (docs/decisions/0010).
 train-toon: export OMP_WAIT_POLICY = PASSIVE
 train-toon: export MALLOC_MMAP_MAX_ = 0
 train-toon: export MALLOC_TRIM_THRESHOLD_ = 17179869184
 train-toon: install  ## train the embedded avatar from nothing into runs/toon; goes on where it was stopped
-	$(BIN)/af-train run toon --directory runs/toon --set gate=lips
+	$(BIN)/af-train run toon --directory runs/toon
 
 clean:  ## remove .venv, out and caches; trained weights in runs stay
 	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis .import_linter_cache

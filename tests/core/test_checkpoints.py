@@ -329,4 +329,4 @@ def test_loading_holds_the_network_once_and_little_more(tmp_path):
     assert run.returncode == 0, run.stderr
     for network, largest, peak in json.loads(run.stdout):
         assert network > 150e6
-        assert peak <= network + 2 * largest
+        assert peak <= network + 3 * largest  # a base, its adapter's product, the sum

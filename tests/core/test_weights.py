@@ -50,6 +50,17 @@ def test_every_fault_is_listed_at_once_and_nothing_is_loaded(tmp_path):
     assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
 
 
+def test_no_size_of_the_header_makes_a_file_look_like_a_pickle(tmp_path):
+    """A header of 128 bytes more than a multiple of 256 begins the file with a pickle's byte."""
+    starts = set()
+    for count in range(1, 300, 8):
+        path = tmp_path / "weights.safetensors"
+        files.write_tensors(path, {"x": torch.zeros(2)}, {"note": "n" * count})
+        starts.add(path.read_bytes()[0])
+        assert files.read_tensors(path).keys() == {"x"}
+    assert 0x80 in starts
+
+
 class Bomb:
     def __reduce__(self):
         return pytest.fail, ("the pickle was opened",)

@@ -42,6 +42,8 @@ class Setting:
     zero_audio: bool = True
     absolute_cache: bool = False
     timesteps: tuple | None = None
+    unheard: int = 0
+    context_noise: float = 0.0
 
 
 @dataclass
@@ -208,10 +210,11 @@ def join(net, y, shape):
     return out
 
 
-def run(net, setting, portrait, audio, noise, text=None):
+def run(net, setting, portrait, audio, noise, text=None, better=None):
     """Make every block of a clip: audio [rows, d], ``noise(block, rung)`` -> [B, c, h, w].
 
-    Returns blocks [n, B, c, h, w]; rung 0 is the cleanest.
+    ``better(block, step)`` returns the rows [4 B, d] that drive a block in the window of a step, if
+    they change from step to step. Returns blocks [n, B, c, h, w]; rung 0 is the cleanest.
     """
     s, (_, height, width) = setting, portrait.shape
     turner = Turner(net, height // net.patch, width // net.patch)
@@ -229,21 +232,25 @@ def run(net, setting, portrait, audio, noise, text=None):
         at = first - h + s.offset if s.reindex and not absolute else 0
         return ([(at, *style)] if s.style else []) + seen
 
-    def rows(block):
-        return [audio[4 * (block * s.block + f) :][:4] for f in range(s.block)]
+    def rows(block, step):
+        if block > step - s.unheard:
+            return [torch.zeros_like(audio[:4])] * s.block
+        own = audio[4 * block * s.block :] if better is None else better(block, step)
+        return [own[4 * f :][:4] for f in range(s.block)]
 
     for step in range(count + s.slots - 1):
-        if step < count:
+        if step < count + s.unheard:
             buffer[step] = noise(step, top)
+        there = count + s.unheard if step < count + s.unheard else count
         for turn_ in range(s.passes):
-            blocks = [k for k in range(step - s.slots + 1, step + 1) if 0 <= k < count]
+            blocks = [k for k in range(step - s.slots + 1, step + 1) if 0 <= k < there]
             down = {k: (step - k) * s.passes + turn_ for k in blocks}
             index = [1 + k * s.block + f for k in blocks for f in range(s.block)]
             made, _ = forward(
                 net,
                 torch.cat([buffer[k] for k in blocks]),
                 [times[down[k]] for k in blocks for _ in range(s.block)],
-                [r for k in blocks for r in rows(k)],
+                [r for k in blocks for r in rows(k, step)],
                 portrait,
                 [1] * len(index),
                 index,
@@ -259,7 +266,10 @@ def run(net, setting, portrait, audio, noise, text=None):
                     buffer[k] = (1 - low) * clean + low * noise(k, top - down[k] - 1)
                 else:
                     out.append(clean)
-                    remember(net, s, past, clean, k, rows(k), portrait, context, turner, text)
+                    rough = s.context_noise
+                    kept = (1 - rough) * clean + rough * noise(k, -1) if rough else clean
+                    sound = rows(k, step)
+                    remember(net, s, past, kept, k, sound, portrait, context, turner, text)
     return torch.stack(out)
 
 

@@ -105,7 +105,7 @@ def run(engine, rows, face, seeds=None, text=None):
     return torch.stack(made, dim=1), state.num_forwards
 
 
-def by_oracle(engine, rows, face, seed=0, text=None):
+def by_oracle(engine, rows, face, seed=0, text=None, better=None):
     """Make the same clip, of one stream, the slow way."""
     scheduler, cache = engine.scheduler, engine.cache.config
     model = engine.denoiser
@@ -121,6 +121,8 @@ def by_oracle(engine, rows, face, seed=0, text=None):
         reindex=cache.reindex,
         zero_audio=cache.zero_anchor_audio,
         absolute_cache=cache.cache_anchor_position == "absolute",
+        unheard=engine.unheard,
+        context_noise=engine.context_noise,
     )
     shape = (engine.block_latents, *face.shape[2:])
 
@@ -134,4 +136,5 @@ def by_oracle(engine, rows, face, seed=0, text=None):
         rows[0].double(),
         noise,
         None if text is None else text[0].double(),
+        better,
     )

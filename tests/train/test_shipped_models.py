@@ -49,11 +49,11 @@ def test_a_person_is_more_like_himself_than_like_another(readers, clip):
     assert likeness[0] > likeness[1] + 0.3
 
 
-def test_the_autoencoder_shows_lips_and_pictures(readers):
+def test_the_autoencoder_passes_its_gate(readers):
     vae = TinyVAE(TOON_VAE).eval()
     load_weights(vae, str(files("af_core") / "presets" / "toon" / "autoencoder.safetensors"))
     report = check_autoencoder(vae, readers.mouth, num_clips=2)
-    assert report.lip_corr >= 0.93 and report.psnr_db >= 31, report
+    assert report.passed, report
 
 
 def test_lips_follow_the_speech_and_stay_shut_in_silence(readers):

@@ -19,7 +19,6 @@ TINY = ToonRecipe(
     listener_steps=2,
     speech_pieces=2,
     codec_clips=8,
-    decoder_steps=2,
     num_clips=32,
     probe_steps=2,
     student_steps=2,

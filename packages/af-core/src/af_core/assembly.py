@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from af_core.capacity import require_memory
 from af_core.errors import PipelineError
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import in_process_problems
@@ -15,7 +16,17 @@ from af_core.graph.wiring import SOURCES
 from af_core.plugins.contract import BuildContext
 from af_core.plugins.kinds import KINDS
 from af_core.problems import Problem
-from af_core.running import DecodeRunner, DenoiseRunner, HearRunner, NodeRunner, Runner
+from af_core.running import (
+    DecodeRunner,
+    DenoiseRunner,
+    HearRunner,
+    NodeRunner,
+    ReviseRunner,
+    Runner,
+)
+from af_core.stages.anchor_cache import RoughensContext
+from af_core.stages.audio_encoder import RevisingAudioEncoder
+from af_core.stages.window_scheduler import AdmitsUnheard
 from af_core.streaming import Streamer
 
 AT_OPEN = (*SOURCES, "image_encoder", "text_encoder")
@@ -45,6 +56,7 @@ def assemble(pipeline: Pipeline) -> Assembled:
         raise PipelineError(problems)
     ((device, _),) = processes.values()
     require_device(device)
+    require_memory(pipeline, device)
     built = build_stages(pipeline, device)
     names = [node.name for node in pipeline.graph.order() if node.name not in AT_OPEN]
     made = pipeline.graph.format_of(pipeline.output)
@@ -103,7 +115,8 @@ def count_parameters(stages: list[Any]) -> int:
 
 def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
     if name == "audio_encoder":
-        return HearRunner(built[name])
+        revises = isinstance(built[name], RevisingAudioEncoder)
+        return ReviseRunner(built[name]) if revises else HearRunner(built[name])
     if name == "denoiser":
         return DenoiseRunner(_streamer(built, pipeline.geometry.block_latents), pipeline.geometry)
     if name == "decoder":
@@ -112,8 +125,14 @@ def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
 
 
 def _streamer(built: Mapping[str, Any], block_latents: int) -> Streamer[Any]:
+    scheduler, cache = built["window_scheduler"], built["anchor_cache"]
     return Streamer(
-        built["window_scheduler"], built["denoiser"], built["anchor_cache"], block_latents
+        scheduler,
+        built["denoiser"],
+        cache,
+        block_latents,
+        context_noise=cache.context_noise if isinstance(cache, RoughensContext) else 0.0,
+        unheard=scheduler.num_unheard if isinstance(scheduler, AdmitsUnheard) else 0,
     )
 
 

@@ -72,5 +72,9 @@ class PipelineConnectError(PipelineError):
     """An edge joins two ports that do not fit; the message shows both sides."""
 
 
+class PromptError(PipelineError):
+    """A prompt is no text, or in no cache; the message lists those that are."""
+
+
 class StreamInputError(AvatarForcingError):
     """A portrait or speech that a stream cannot take: its shape, dtype or values."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CLEAN = 0.0
 """Timestep of portrait and emitted blocks."""
+CONTEXT_RUNG = -1
+"""Names the noise of remembered blocks; the ladder's rungs are counted from 0."""
 
 
 def empty_window(portrait: Tensor, silence: Tensor, block_latents: int) -> Window:
@@ -50,15 +52,45 @@ def prefill(streamer: Streamer[Any], state: StreamState[Any], audio: Tensor) -> 
     return done.counting(1)
 
 
-def admit(streamer: Streamer[Any], state: StreamState[Any], audio: Tensor) -> StreamState[Any]:
-    """Put a block of fresh noise, with its audio, at the tail of the window (line 10)."""
+def hear(streamer: Streamer[Any], state: StreamState[Any], audio: Tensor) -> StreamState[Any]:
+    """Admit a block, and let feature rows drive the block they belong to and those before it."""
     b, rows = state.window.latents.shape[0], TEMPORAL_STRIDE * streamer.block_latents
-    if audio.dim() != 3 or audio.shape[:2] != (b, rows):
+    if audio.dim() != 3 or len(audio) != b or not audio.shape[1] or audio.shape[1] % rows:
         raise ShapeError(
             f"A step takes one block of audio, [{b}, {rows}, d]: {rows} rows (video frames) for "
-            f"each of {b} streams. Seen: {list(audio.shape)}. None ends the speech."
+            f"each of {b} streams, after better rows of earlier blocks if there are any. "
+            f"Seen: {list(audio.shape)}. None ends the speech."
         )
-    vectors = streamer.denoiser.embed_audio(audio)
+    vectors, size = streamer.denoiser.embed_audio(audio), streamer.block_latents
+    if streamer.unheard == 0 and audio.shape[1] == rows:
+        return _heard(admit(streamer, state, vectors))
+    silence = streamer.denoiser.silence(b)
+    state = _heard(admit(streamer, state, silence if streamer.unheard else vectors[:, -size:]))
+    present = state.window.up_to(state.clock.num_heard)
+    count = min(len(present), vectors.shape[1] // size)
+    window = state.window.with_audio(vectors[:, -count * size :], len(present) - count)
+    return attrs.evolve(state, window=window)
+
+
+def _heard(state: StreamState[Any]) -> StreamState[Any]:
+    clock = attrs.evolve(state.clock, num_heard=state.clock.num_heard + 1)
+    return attrs.evolve(state, clock=clock)
+
+
+def forget_unheard(state: StreamState[Any]) -> StreamState[Any]:
+    """Drop blocks whose speech has not come, now that none will."""
+    if state.clock.num_heard == state.clock.next_block:
+        return state
+    clock = attrs.evolve(state.clock, next_block=state.clock.num_heard)
+    return attrs.evolve(state, window=state.window.up_to(clock.num_heard), clock=clock)
+
+
+def admit(streamer: Streamer[Any], state: StreamState[Any], vectors: Tensor) -> StreamState[Any]:
+    """Put a block of fresh noise at the tail of the window (line 10).
+
+    ``vectors [b, B or 1, places, dim]`` are its audio.
+    """
+    vectors = vectors.expand(-1, streamer.block_latents, -1, -1)
     block = state.clock.next_block
     noise = _draw(streamer, state, block, len(streamer.scheduler.timesteps) - 1)
     window = streamer.scheduler.admit(state.window, noise, vectors, block)
@@ -91,6 +123,19 @@ def denoise(streamer: Streamer[Any], state: StreamState[Any]) -> tuple[Tensor, S
     out = _run(streamer, state, plan, latents, audio, timesteps)
     state = attrs.evolve(state, anchors=anchors, pending=None).counting(1)
     return out.unflatten(1, (len(window), size)), state
+
+
+def remembered(
+    streamer: Streamer[Any], state: StreamState[Any], emitted: Emitted | None
+) -> Emitted | None:
+    """Return the block that leaves as it is to be remembered; None if it is not."""
+    if emitted is None or not streamer.cache.remembers:
+        return None
+    sigma = streamer.context_noise
+    if not sigma:
+        return emitted
+    noise = _draw(streamer, state, emitted.block, CONTEXT_RUNG)
+    return attrs.evolve(emitted, latents=(1 - sigma) * emitted.latents + sigma * noise)
 
 
 def require_kept(scheduler: WindowScheduler, emitted: Emitted | None) -> None:

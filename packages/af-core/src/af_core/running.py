@@ -4,7 +4,7 @@ The face is ``open`` / ``step`` / ``flush`` over named tensors, so the avatar's 
 nodes of integrators are driven by one loop. Weights stay in the stages, memory in the states.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -70,6 +70,27 @@ class HearRunner:
 
 
 @attrs.frozen
+class ReviseRunner:
+    """An audio encoder that hears the past better later: samples to rows and revisions."""
+
+    encoder: Any
+
+    def open(self, opening: Opening) -> Any:
+        """See ``Runner.open``."""
+        return self.encoder.open(opening.num_streams)
+
+    def step(self, state: Any, inputs: Values) -> tuple[dict[str, Tensor], Any]:
+        """Encode samples [b, n] to rows [b, r, d] and revisions [b, hop, row, d]."""
+        rows, revisions, state = self.encoder.step_revising(state, inputs["samples"])
+        return {"rows": rows, "revisions": revisions}, state
+
+    def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """Return what is still owed of both."""
+        rows, revisions, state = self.encoder.flush_revising(state)
+        return {"rows": rows, "revisions": revisions}, state
+
+
+@attrs.frozen
 class _Pending:
     """What the denoiser's node remembers: rows that do not fill a block, and its stream."""
 
@@ -93,11 +114,27 @@ class DenoiseRunner:
         """Return the latents [b, f, c, h, w] of the blocks that these rows complete."""
         rows, stream = _joined(state.rows, inputs["rows"]), state.stream
         size, ready = self.geometry.frames_per_block, []
+        earlier = self._earlier(inputs)
         while rows.shape[1] >= size:
-            block, stream = self.streamer.step(stream, rows[:, :size])
+            heard = [*([next(earlier)] if earlier else []), rows[:, :size]]
+            block, stream = self.streamer.step(stream, torch.cat(heard, 1))
             rows = rows[:, size:]
             ready += [] if block is None else [block]
         return _latents(ready), _Pending(rows, stream)
+
+    def _earlier(self, inputs: Values) -> Iterator[Tensor] | None:
+        """Return the revised rows [b, n, d] that go with each block of rows, if there are any."""
+        if "revisions" not in inputs:
+            return None
+        rows, revisions = inputs["rows"].shape[1], inputs["revisions"]
+        size = self.geometry.frames_per_block
+        if rows != size * revisions.shape[1] or revisions.shape[2] % size:
+            raise StageContractError(
+                f"The audio encoder handed over {rows} rows with {revisions.shape[1]} revisions of "
+                f"{revisions.shape[2]} frames. One revision goes with each block of {size} rows "
+                f"(hop_frames={size}) and covers whole blocks."
+            )
+        return iter(revisions.unbind(1))
 
     def flush(self, state: _Pending) -> tuple[dict[str, Tensor], _Pending]:
         """Drain the window; speech was filled to whole blocks, so no row may be left."""

@@ -23,7 +23,9 @@ class Clock:
     """Where a stream stands."""
 
     next_block: int = 0
-    """Number of the block the next audio belongs to."""
+    """Number of the block that is admitted next."""
+    num_heard: int = 0
+    """Blocks whose speech has been heard; fewer than admitted if some enter unheard."""
     steps: int = 0
     """Steps taken; also the version of the memory this state belongs to."""
     num_forwards: int = 0
@@ -48,9 +50,9 @@ class StreamState(Generic[AnchorsT]):
     """What the denoiser keeps constant for these streams."""
     memory: Any
     """The denoiser's slots of keys and values."""
-    version: Version
     portrait: Tensor | None
     """The portrait's latent until the style anchor has been made from it."""
+    version: Version = attrs.field(factory=Version)
     pending: Emitted | None = None
     """An emitted block whose clean keys and values the next pass will write."""
     clock: Clock = attrs.field(factory=Clock)

@@ -1,7 +1,7 @@
 """Streaming inference (Algorithm 1): one block of audio in, at most one clean block out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import attrs
 import torch
@@ -13,9 +13,7 @@ from af_core.stages.anchor_cache import AnchorCache
 from af_core.stages.denoiser import Denoiser
 from af_core.stages.noise_source import NoiseSource
 from af_core.stages.window_scheduler import WindowScheduler
-from af_core.stream_state import StreamState, Version
-
-AnchorsT = TypeVar("AnchorsT")
+from af_core.stream_state import AnchorsT, StreamState
 
 
 @attrs.frozen(eq=False)
@@ -30,14 +28,18 @@ class Streamer(Generic[AnchorsT]):
     noise: NoiseSource = attrs.field(factory=CounterNoise)
     fused: bool = True
     """Run the clean pass of an emitted block within the next window pass: the same numbers."""
+    unheard: int = 0
+    """Blocks at the tail of a full window that run ahead of the speech, driven by none."""
+    context_noise: float = 0.0
+    """Noise level of an emitted block when its keys and values are made."""
 
     @torch.no_grad()
     def open(
         self, portrait: Tensor, *, text: Tensor | None = None, seeds: Sequence[int] | None = None
     ) -> StreamState[AnchorsT]:
-        """Begin streams for portrait latents ``[b, 1, c, h, w]``, one noise seed each (0, 1, ...).
+        """Begin streams for portraits ``[b, 1, c, h, w]``, one noise seed each (0, 1, ...).
 
-        ``text [b or 1, token, d]`` is the prompt embedding of a network that has one.
+        ``text [b or 1, token, d]`` is the prompt's embedding, if the network reads one.
         """
         conditions = self.denoiser.open(portrait, text)
         silence = self.denoiser.silence(len(portrait))
@@ -47,10 +49,13 @@ class Streamer(Generic[AnchorsT]):
             seeds=passes.one_seed_each(seeds, len(portrait)),
             conditions=conditions,
             memory=self.denoiser.allocate(conditions, self.cache.num_slots),
-            version=Version(),
             portrait=portrait,
         )
-        return passes.prefill(self, state, silence) if self.cache.zero_anchor_audio else state
+        if self.cache.zero_anchor_audio:
+            state = passes.prefill(self, state, silence)
+        for _ in range(self.unheard):
+            _, state = self._advance(passes.admit(self, state, silence))
+        return state
 
     @torch.no_grad()
     def step(
@@ -58,13 +63,17 @@ class Streamer(Generic[AnchorsT]):
     ) -> tuple[Tensor | None, StreamState[AnchorsT]]:
         """Advance by one block of feature rows ``[b, 4 B, d]``; None drains at the end of speech.
 
+        More rows, ``[b, 4 B n, d]``, begin with better ones of the n - 1 blocks heard before.
         Returns the emitted block ``[b, B, c, h, w]``, or None while the window fills.
         """
         state.require_current()
-        if audio is None and not len(state.window):
-            return None, state
-        if audio is not None:  # lines 1, 3, 10: a fresh noise block enters with its audio
-            state = passes.admit(self, state, audio)
+        if audio is None:
+            state = passes.forget_unheard(state)
+            return self._advance(state) if len(state.window) else (None, state)
+        # lines 1, 3, 10: a fresh noise block enters; speech drives its own blocks
+        return self._advance(passes.hear(self, state, audio))
+
+    def _advance(self, state: StreamState[Any]) -> tuple[Tensor | None, StreamState[Any]]:
         state, emitted = state.claim(), None
         for _ in range(self.scheduler.num_passes):  # line 5
             passes.require_kept(self.scheduler, emitted)
@@ -74,7 +83,7 @@ class Streamer(Generic[AnchorsT]):
             fresh = passes.fresh_noise(self, state)
             emitted, window = self.scheduler.advance(state.window, prediction, fresh)
             # line 9: the emitted block is pending: its clean K/V ride on the next pass
-            pending = emitted if self.cache.remembers else None
+            pending = passes.remembered(self, state, emitted)
             state = attrs.evolve(state, window=window, pending=pending)
         return None if emitted is None else emitted.latents, state
 

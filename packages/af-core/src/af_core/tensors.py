@@ -17,6 +17,8 @@ Windowed: TypeAlias = Annotated[Tensor, "float: b slot f c h w"]
 """Latent frames of every block of a window."""
 AudioRows: TypeAlias = Annotated[Tensor, "float: b row d"]
 """Audio features, one row per video frame."""
+AudioRevisions: TypeAlias = Annotated[Tensor, "float: b hop row d"]
+"""Newer features of the video frames before each hop."""
 AudioVectors: TypeAlias = Annotated[Tensor, "float: b f i m"]
 """What audio adds to the tokens of a latent frame, for each place where it enters."""
 WindowedAudio: TypeAlias = Annotated[Tensor, "float: b slot f i m"]

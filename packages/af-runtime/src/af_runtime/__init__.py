@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from af_runtime.media import Mp4Writer as Mp4Writer
     from af_runtime.media import VideoSettings as VideoSettings
     from af_runtime.portrait import load_portrait as load_portrait
+    from af_runtime.text.encoding import encode_prompts as encode_prompts
+    from af_runtime.text.files import EncoderFiles as EncoderFiles
 
 _HOME = {
     "BackgroundWriter": "background",
     "Clip": "generation",
     "ContactSheet": "contact_sheet",
+    "EncoderFiles": "text.files",
     "GenerationInterrupted": "generation",
     "MediaError": "errors",
     "Mp4Writer": "media",
@@ -43,6 +46,7 @@ _HOME = {
     "VideoSettings": "media",
     "bench": "benchmark",
     "domain_warning": "domain",
+    "encode_prompts": "text.encoding",
     "find_portrait": "gallery",
     "flat_share": "domain",
     "generate": "generation",
@@ -54,6 +58,7 @@ __all__ = [
     "BackgroundWriter",
     "Clip",
     "ContactSheet",
+    "EncoderFiles",
     "GenerationInterrupted",
     "MediaError",
     "Mp4Writer",
@@ -64,6 +69,7 @@ __all__ = [
     "VideoSettings",
     "bench",
     "domain_warning",
+    "encode_prompts",
     "find_portrait",
     "flat_share",
     "generate",

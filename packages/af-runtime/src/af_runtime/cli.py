@@ -21,6 +21,7 @@ COMMANDS = {
     "bench": "Measure speed, delay and memory of a preset on this machine.",
     "validate": "Check a pipeline file or preset: all errors at once, nothing is loaded.",
     "explain": "Show what a pipeline will do: formats, delay, memory, who provides what.",
+    "prompts": "Encode prompts once and keep them in files; list such files.",
     "plugins": "List, show and check the plugins that are installed.",
     "download": "Fetch a published checkpoint; sizes and licences are shown first.",
     "weights": "Look into checkpoints, and convert them to one merged safetensors file.",

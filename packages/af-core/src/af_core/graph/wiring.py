@@ -10,8 +10,16 @@ from af_core.errors import AvatarForcingError, WeightsError
 from af_core.geometry import Geometry
 from af_core.graph.checked import PARTS, Stage
 from af_core.graph.graph import Node
-from af_core.plugins.contract import Declares, PreviewsLadder
-from af_core.ports import VARYING, Declaration, Format, Port, audio_samples, portrait_image
+from af_core.plugins.contract import ChecksPrompt, ChecksWeights, Declares, PreviewsLadder
+from af_core.ports import (
+    VARYING,
+    Declaration,
+    Format,
+    Port,
+    audio_samples,
+    portrait_image,
+    revised_rows,
+)
 from af_core.problems import Problem, did_you_mean
 from af_core.weights.signature import kind_of, read_header
 
@@ -26,6 +34,8 @@ STANDARD_EDGES = {
 }
 """Where each input comes from unless the pipeline says otherwise."""
 
+REVISIONS = ("audio_encoder.revisions", "denoiser.revisions")
+"""The edge that is there if the audio encoder hears the past better as more speech arrives."""
 
 SOURCES = ("audio", "portrait", "prompt")
 """Names of the nodes where data enters."""
@@ -47,7 +57,8 @@ def denoiser_declaration(geometry: Geometry, stages: Mapping[str, Stage]) -> Dec
     """Return what the denoiser and its parts declare together.
 
     The block and the look-ahead are the window scheduler's; the keys and values held are those of
-    the anchors and of the window, each as large as the denoiser says.
+    the anchors and of the window, each as large as the denoiser says. Every denoiser takes revised
+    features: it is the streaming algorithm that does, not the network.
     """
     own: Declaration = stages["denoiser"].config.declare(geometry)
     parts = [
@@ -56,8 +67,12 @@ def denoiser_declaration(geometry: Geometry, stages: Mapping[str, Stage]) -> Dec
         if kind in stages and isinstance(stages[kind].config, Declares)
     ]
     held = sum(part.latents_held for part in parts)
+    rows = own.input("rows")
+    width = None if rows is None else rows.format.channels
+    revisions = Port("revisions", attrs.evolve(revised_rows(), channels=width), required=False)
     return attrs.evolve(
         own,
+        inputs=(*own.inputs, revisions),
         block_ms=own.block_ms + sum(part.block_ms for part in parts),
         lookahead_ms=own.lookahead_ms + sum(part.lookahead_ms for part in parts),
         bytes_per_stream=own.bytes_per_stream + held * own.bytes_per_latent,
@@ -94,6 +109,10 @@ def weights_problems(stages: Mapping[str, Stage]) -> list[Problem]:
     """
     problems: list[Problem] = []
     for stage in stages.values():
+        if isinstance(stage.config, ChecksWeights):
+            path = f"{stage.name}.weights"
+            problems += [Problem("bad_weights", path, f) for f in stage.config.weights_faults()]
+            continue
         file = weights_file(stage)
         if file is None:
             continue
@@ -113,8 +132,18 @@ def weights_problems(stages: Mapping[str, Stage]) -> list[Problem]:
     return problems
 
 
+def prompt_problems(stages: Mapping[str, Stage], prompt: object) -> list[Problem]:
+    """Return why the text encoder cannot encode the prompt, if it can tell."""
+    stage = stages.get("text_encoder")
+    if stage is None or not isinstance(stage.config, ChecksPrompt) or not isinstance(prompt, str):
+        return []
+    return stage.config.prompt_problems(prompt)
+
+
 def weights_file(stage: Stage) -> Path | None:
-    """Return the file that a stage's option ``weights`` names, if it has one."""
+    """Return the file that a stage's option ``weights`` names, if it holds them in memory."""
+    if isinstance(stage.config, ChecksPrompt):
+        return None
     value = getattr(stage.config, "weights", None)
     return Path(value) if isinstance(value, str) else None
 

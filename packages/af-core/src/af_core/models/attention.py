@@ -23,8 +23,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
 def explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attend with two matrix products and a softmax in between."""
     scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, float("-inf"))
+    elif mask is not None:
+        scores = scores + mask
     return scores.softmax(-1) @ v
 
 
@@ -47,7 +49,8 @@ class Attention:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend: ``q [b, tq, heads, d]``, ``k, v [b, tk, heads, d]`` to ``[b, tq, heads * d]``.
 
-        ``mask`` is boolean ``[tq, tk]``, true where a query sees a key.
+        ``mask`` is boolean ``[tq, tk]``, true where a query sees a key, or a float of the type
+        of ``q`` that is added to the logits; ``[1, tk]`` holds for every query.
         """
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         return KERNELS[self._choose(q, k, v, mask)](q, k, v, mask).transpose(1, 2).flatten(2)

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from af_core.errors import ConfigError, ShapeError
 from af_core.geometry import TEMPORAL_STRIDE
 from af_core.models.attention import Attention
+from af_core.models.prompt_padding import merge_padding
 from af_core.models.rope import RotaryPositions
 from af_core.models.segments import Layout, attend, lay_out, save
-from af_core.models.wan_layers import AudioProjection, Head, Layer, LayerModulation
+from af_core.models.wan_layers import AudioProjection, Head, Layer, LayerModulation, PromptKeys
 from af_core.models.wan_values import (
     CausalWanConfig,
     Conditions,
@@ -53,6 +54,7 @@ class CausalWan(nn.Module):
             nn.Linear(c.audio_hidden, c.dim) for _ in c.injected_layers
         )
         self.attention = Attention()
+        self.merge_padding = True
         self.rotary = RotaryPositions(c.head_dim, c.rope_theta)
         self._initialise()
 
@@ -109,9 +111,8 @@ class CausalWan(nn.Module):
         tokens = F.linear(cells, weight.flatten(1), self.patch_embedding.bias)
         return tokens, tokens + mask.sum((1, 2, 3))
 
-    def _text(
-        self, text: Tensor | None, num_streams: int
-    ) -> tuple[tuple[Tensor, Tensor] | None, ...]:
+    def _text(self, text: Tensor | None, num_streams: int) -> tuple[PromptKeys | None, ...]:
+        """Return keys and values of the prompt; one that all streams share is computed once."""
         c = self.config
         if c.text_dim is None:
             if text is not None:
@@ -122,9 +123,13 @@ class CausalWan(nn.Module):
                 f"A prompt embedding is [b, {c.text_len}, {c.text_dim}], "
                 f"not {None if text is None else list(text.shape)}."
             )
-        rows = self.text_embedding(text.to(self.dtype)).expand(num_streams, -1, -1)
+        rows, logits = text.to(self.dtype), None
+        if self.merge_padding:
+            rows, logits = merge_padding(rows)
+        rows, shape = self.text_embedding(rows), (num_streams, -1, -1, -1)
         return tuple(
-            (layer.cross_attn.key(rows), layer.cross_attn.value(rows)) for layer in self.layers
+            (a.key(rows).expand(shape), a.value(rows).expand(shape), logits)
+            for a in (layer.cross_attn for layer in self.layers)
         )
 
     def allocate(self, conditions: Conditions, num_slots: int) -> KeyValues:

@@ -50,7 +50,8 @@ class MemBlock(nn.Module):
             before = torch.zeros_like(past[:batch])
         joint = present + torch.cat([before, past[:-batch]], 0) + bias[:, None, None]
         out = self.conv[1:](joint) + x
-        return (out if self.pre_norm else F.relu(out)), past[-batch:]
+        newest = past[-batch:].clone(memory_format=torch.channels_last)  # let the others go
+        return (out if self.pre_norm else F.relu(out)), newest
 
 
 class TPool(nn.Module):
@@ -116,6 +117,8 @@ def _encoder(config: TinyVAEConfig) -> nn.Sequential:
 
 def _decoder(config: TinyVAEConfig) -> nn.Sequential:
     widths = config.decoder_channels
+    if not widths:
+        return nn.Sequential()
     layers: list[nn.Module] = [Clamp(), _conv(config.latent_channels, widths[0]), nn.ReLU()]
     stages = zip(config.decoder_blocks, config.decoder_time, config.decoder_space, strict=True)
     for i, (num_blocks, time, space) in enumerate(stages):
@@ -124,6 +127,13 @@ def _decoder(config: TinyVAEConfig) -> nn.Sequential:
         layers.append(_conv(widths[i], widths[i + 1], bias=False))
     layers += [nn.ReLU(), _conv(widths[-1], 3 * config.patch_size**2)]
     return nn.Sequential(*layers)
+
+
+def _linear_path(config: TinyVAEConfig) -> nn.Conv2d:
+    """Return the map from a latent, and from those around it in space and time, to a patch."""
+    if config.shortcut_context:
+        return _conv(2 * config.latent_channels, config.patch_values)
+    return nn.Conv2d(config.latent_channels, config.patch_values, 1)
 
 
 def _weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -141,9 +151,10 @@ def _initialise(model: "TinyVAE") -> None:
     for module in model.modules():
         if isinstance(module, MemBlock):
             nn.init.zeros_(_weight_and_bias(module.conv[-1])[0])
-    weight, bias = _weight_and_bias(model.decoder[-1])
-    nn.init.normal_(weight, std=0.2 / weight[0].numel() ** 0.5)
-    nn.init.constant_(bias, 0.6)
+    if len(model.decoder):
+        weight, bias = _weight_and_bias(model.decoder[-1])
+        nn.init.normal_(weight, std=0.2 / weight[0].numel() ** 0.5)
+        nn.init.constant_(bias, 0.6)
 
 
 def _run(layers: nn.Sequential, video: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
@@ -176,7 +187,7 @@ class TinyVAE(nn.Module):
         channels = config.latent_channels
         if config.shortcut:
             self.shortcut_in = nn.Conv2d(config.patch_values, config.latent_channels, 1)
-            self.shortcut_out = nn.Conv2d(config.latent_channels, config.patch_values, 1)
+            self.shortcut_out = _linear_path(config)
         _initialise(self)
         mean = config.latent_mean or (0.0,) * channels
         std = config.latent_std or (1.0,) * channels
@@ -187,7 +198,8 @@ class TinyVAE(nn.Module):
         """Encode ``[b, t, 3, H, W]`` in 0..1 to normalised latents ``[b, t', c, h, w]``.
 
         Without memory the video begins: its first frame stands for four equal ones, so ``t`` is
-        ``1 + 4 k`` and a still image is an ordinary latent. With memory ``t`` is ``4 k``.
+        ``1 + 4 k`` and a still image is an ordinary latent. With memory ``t`` is ``4 k``. (The
+        published TAEHV repeats the last frame of a clip instead; of a still image, both make one.)
         """
         if memory is None:
             lead = self.config.temporal_stride - 1
@@ -203,19 +215,36 @@ class TinyVAE(nn.Module):
         Without memory the first latent gives one frame; every other latent gives four.
         """
         latents = latents * self.std + self.mean
-        video, kept = _run(self.decoder, latents, memory)
-        if self.config.patch_size > 1:
-            video = F.pixel_shuffle(video, self.config.patch_size)
+        parts: list[Tensor] = []
+        kept: Memory = ()
+        if self.config.decoder_channels:
+            made, kept = self._decode(latents, memory)
+            parts.append(made)
         if self.config.shortcut:
-            video = video + self._shortcut_out(latents)
+            parts.append(self._shortcut_out(self._with_context(latents, memory)))
+            kept = (*kept, latents[:, -1].clone()) if self.config.shortcut_context else kept
+        video = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         if memory is None:
             video = video[:, self.config.temporal_stride - 1 :]
         return video, kept
+
+    def _with_context(self, latents: Tensor, memory: Memory | None) -> Tensor:
+        """Join each latent ``[b, t, c, h, w]`` with the one before; the first follows itself."""
+        if not self.config.shortcut_context:
+            return latents
+        before = latents[:, :1] if memory is None else memory[-1][:, None]
+        return torch.cat([latents, torch.cat([before, latents[:, :-1]], 1)], 2)
 
     def _encode(self, video: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         if self.config.patch_size > 1:
             video = F.pixel_unshuffle(video, self.config.patch_size)
         return _run(self.encoder, video, memory)
+
+    def _decode(self, latents: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        video, kept = _run(self.decoder, latents, memory)
+        if self.config.patch_size > 1:
+            video = F.pixel_shuffle(video, self.config.patch_size)
+        return video, kept
 
     def _shortcut_in(self, video: Tensor) -> Tensor:
         folded = self.fold(video)
@@ -233,7 +262,8 @@ class TinyVAE(nn.Module):
 
     def channel_scales(self) -> Tensor:
         """Return how far the linear path moves the picture per unit of each channel, ``[c]``."""
-        return self.shortcut_out.weight[:, :, 0, 0].norm(dim=0)
+        weight = self.shortcut_out.weight[:, : self.config.latent_channels]
+        return weight.square().sum((0, 2, 3)).sqrt()
 
     @torch.no_grad()
     def start_from_components(self, patches: Tensor, weights: Tensor) -> None:
@@ -251,7 +281,7 @@ class TinyVAE(nn.Module):
         out, out_bias = _weight_and_bias(self.shortcut_out)
         into.copy_((basis / std).T[:, :, None, None])
         into_bias.copy_(-(basis / std).T @ mean)
-        out.copy_((basis * std)[:, :, None, None])
+        out.zero_()[:, : len(std), out.shape[2] // 2, out.shape[3] // 2].copy_(basis * std)
         out_bias.copy_(mean)
         for network in (self.encoder, self.decoder):
             if len(network):

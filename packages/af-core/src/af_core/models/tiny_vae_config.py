@@ -17,7 +17,7 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoder_time: tuple[int, ...] = (2, 2, 1)
     encoder_space: tuple[int, ...] = (2, 2, 2)
     decoder_channels: tuple[int, ...] = (256, 128, 64, 64)
-    """Width of each stage, then before the last convolution."""
+    """Width of each stage, then before the last convolution; empty: ``shortcut`` alone."""
     decoder_blocks: tuple[int, ...] = (3, 3, 3)
     decoder_time: tuple[int, ...] = (1, 2, 2)
     decoder_space: tuple[int, ...] = (2, 2, 2)
@@ -30,14 +30,31 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Started at the principal components of patches, it shows a blocky picture from the first step,
     and the networks have only to learn what is not linear.
     """
+    shortcut_context: bool = False
+    """The linear path of the decoder also sees a cell's eight neighbours and the latent before, so
+    that it can smooth over the borders of patches, in space and in time."""
     latent_mean: tuple[float, ...] | None = None
-    """Per channel; a denoiser works on ``(latent - mean) / std``. None: raw latents."""
+    """Per channel; a denoiser works on ``(latent - mean) / std``. None: the denoiser's latents are
+    those of the network, as with ``taew2_1``, which knows no mean and no deviation of Wan's."""
     latent_std: tuple[float, ...] | None = None
 
     @property
     def spatial_stride(self) -> int:
         """Pixels per latent along each side."""
         return self.patch_size * math.prod(self.decoder_space)
+
+    def decoder_memory(self, latent_height: int, latent_width: int) -> int:
+        """Return the numbers that one stream of decoding keeps.
+
+        A frame of each memory block, and the newest latent if the linear path looks back.
+        """
+        cells = latent_height * latent_width
+        numbers = self.latent_channels * cells if self.shortcut_context else 0
+        stages = zip(self.decoder_channels, self.decoder_blocks, self.decoder_space, strict=False)
+        for channels, num_blocks, space in stages:
+            numbers += num_blocks * channels * cells
+            cells *= space**2
+        return numbers
 
     @property
     def patch_values(self) -> int:

@@ -12,6 +12,9 @@ from af_core.models.attention import Attention
 from af_core.models.packed import PackedLayer, can_pack
 from af_core.models.rope import rotate
 
+PromptKeys = tuple[Tensor, Tensor, Tensor | None]
+"""Keys and values of a prompt ``[b, token, heads, head_dim]``, and what is added to its logits."""
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the full width, in float32, times a learned weight."""
@@ -135,7 +138,7 @@ class Layer(nn.Module):
         x: Tensor,
         attended: Tensor,
         m: LayerModulation,
-        text: tuple[Tensor, Tensor] | None,
+        text: PromptKeys | None,
         attention: Attention,
     ) -> Tensor:
         """Add what was attended to, then text, then the feed-forward; ``x [b, f, s, dim]``."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from af_core.models.wan_config import CausalWanConfig as CausalWanConfig
-from af_core.models.wan_layers import LayerModulation
+from af_core.models.wan_layers import LayerModulation, PromptKeys
 
 
 @attrs.frozen(eq=False)
@@ -30,8 +30,8 @@ class Conditions:
     """Reference and mask part of the patch embedding of the portrait's own frame [b, s, dim]."""
     other_tokens: Tensor
     """The same for every other frame (mask 1)."""
-    text: tuple[tuple[Tensor, Tensor] | None, ...]
-    """Keys and values of the prompt for each layer, ``[b, token, heads, head_dim]``."""
+    text: tuple[PromptKeys | None, ...]
+    """What each layer attends to of the prompt."""
     grid: tuple[int, int]
     """Rows and columns of tokens."""
     modulations: OrderedDict[tuple[float, ...], Modulation] = attrs.field(factory=OrderedDict)

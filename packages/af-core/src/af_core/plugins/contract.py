@@ -10,6 +10,7 @@ import msgspec
 from af_core.geometry import Geometry
 from af_core.plugins.kinds import Kind
 from af_core.ports import Declaration
+from af_core.problems import Problem
 
 
 @attrs.frozen
@@ -63,6 +64,31 @@ class PreviewsLadder(Protocol):
 
     def preview_ladder(self, num_rungs: int) -> list[float]:
         """Return the levels, noisiest first; raise ``ConfigError`` if they cannot be so many."""
+        ...
+
+
+@runtime_checkable
+class ChecksPrompt(Protocol):
+    """A text encoder's config that can tell without torch whether a prompt can be encoded.
+
+    Its files are needed for some prompts only and are let go afterwards: it checks them itself,
+    and their weights are not counted among those that are held.
+    """
+
+    def prompt_problems(self, prompt: str) -> list[Problem]:
+        """Return what keeps this prompt from being encoded, missing files included."""
+        ...
+
+
+@runtime_checkable
+class ChecksWeights(Protocol):
+    """A config whose ``weights`` are not one safetensors file, and who can tell if they are there.
+
+    They may be a folder, say, with a configuration beside the tensors.
+    """
+
+    def weights_faults(self) -> list[str]:
+        """Return what is wrong with the files, without reading them; empty when nothing."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol, TypeVar, runtime_checkable
 
-from af_core.tensors import AudioRows, Samples
+from af_core.tensors import AudioRevisions, AudioRows, Samples
 
 StateT = TypeVar("StateT")
 
@@ -35,4 +35,36 @@ class AudioEncoder(Protocol[StateT]):
 
     def flush(self, state: StateT) -> tuple[AudioRows, StateT]:
         """Complete a last partial video frame with silence and return the rows still owed."""
+        ...
+
+
+@runtime_checkable
+class RevisingAudioEncoder(AudioEncoder[StateT], Protocol[StateT]):
+    """An audio encoder that hears the past better as more speech arrives.
+
+    It works in hops of ``hop_frames`` video frames, a block each: with the rows of a hop come new
+    rows of the frames before it, and blocks still in the window are driven by these.
+    """
+
+    @property
+    def hop_frames(self) -> int:
+        """Video frames of a hop."""
+        ...
+
+    @property
+    def revised_frames(self) -> int:
+        """Video frames before a hop that are heard anew with it: whole hops."""
+        ...
+
+    def step_revising(
+        self, state: StateT, samples: Samples
+    ) -> tuple[AudioRows, AudioRevisions, StateT]:
+        """Return rows ``[b, row, d]`` and revisions ``[b, row / hop_frames, revised_frames, d]``.
+
+        Frames before the first are zeros.
+        """
+        ...
+
+    def flush_revising(self, state: StateT) -> tuple[AudioRows, AudioRevisions, StateT]:
+        """Return the same at the end of the speech."""
         ...

@@ -35,9 +35,33 @@ class Window:
             (*self.blocks, block),
         )
 
+    def with_audio(self, audio: AudioVectors, first: int) -> "Window":
+        """Let slots from ``first`` on be driven by ``audio [b, n f, places, dim]``."""
+        new = audio.unflatten(1, (-1, self.latents.shape[2]))
+        parts = [self.audio[:, :first], new, self.audio[:, first + new.shape[1] :]]
+        return Window(self.latents, torch.cat(parts, dim=1), self.rungs, self.blocks)
+
+    def up_to(self, block: int) -> "Window":
+        """Drop the blocks from number ``block`` on."""
+        count = sum(number < block for number in self.blocks)
+        kept = slice(0, count)
+        return Window(
+            self.latents[:, kept], self.audio[:, kept], self.rungs[kept], self.blocks[kept]
+        )
+
     def without_head(self) -> "Window":
         """Slide: what was slot 1 becomes the head."""
         return Window(self.latents[:, 1:], self.audio[:, 1:], self.rungs[1:], self.blocks[1:])
+
+
+@runtime_checkable
+class AdmitsUnheard(Protocol):
+    """A window scheduler that lets blocks in before their speech is there, for a shorter delay."""
+
+    @property
+    def num_unheard(self) -> int:
+        """Blocks at the tail of a full window whose speech has not been heard."""
+        ...
 
 
 @attrs.frozen(eq=False)

@@ -173,8 +173,8 @@ _MARKS = (
     ),
     _Mark(
         Family("taehv", "a tiny video autoencoder (TAEHV or one of this project)", "MIT if TAEHV"),
-        ("decoder.1.weight",),
-        holds=_all(r"(encoder|decoder)\.\d+\.|shortcut_\w+\."),
+        (),
+        holds=_all(r"(encoder|decoder)\.\d+\.(conv\.|weight|bias)|shortcut_(in|out)\."),
     ),
     _Mark(
         Family("umt5", "the umT5 text encoder in Wan's names", _APACHE),

@@ -65,10 +65,15 @@ def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Weight
     )
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a model, all of them or none; ``source`` names them in messages."""
-    require_fit(model, tensors, source)
-    model.load_state_dict(dict(tensors), strict=True)
+def fill(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, assign: bool = False
+) -> None:
+    """Copy tensors into a model, all of them or none; ``source`` names them in messages.
+
+    With ``assign`` they are not copied but become the weights, so that nothing is held twice.
+    """
+    require_fit(model.state_dict(), tensors, source, type(model).__name__)
+    model.load_state_dict(dict(tensors), strict=True, assign=assign)
 
 
 def adopt(
@@ -86,7 +91,7 @@ def adopt(
     becomes the model's own; ``write`` does so in place of a plain copy. Of a memory-mapped file,
     no more than one tensor is held besides the model, and nothing of it is shared afterwards.
     """
-    require_fit(model, tensors, source)
+    require_fit(model.state_dict(), tensors, source, type(model).__name__)
     own = {}
     for name, tensor in tensors.items():
         own[name] = empty_as(tensor, device, dtype)
@@ -103,13 +108,16 @@ def empty_as(tensor: Tensor, device: str = "cpu", dtype: torch.dtype | None = No
     return torch.empty(tensor.shape, dtype=kind, device=device)
 
 
-def require_fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise ``WeightsError`` with every difference unless the tensors are just the model's."""
-    report = compare(model.state_dict(), tensors)
+def require_fit(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str, name: str
+) -> None:
+    """Raise ``WeightsError`` with every difference; ``source`` and ``name`` of the model are said.
+
+    Only names and shapes are compared: tensors on the device ``meta`` will do.
+    """
+    report = compare(wanted, given)
     if not report.fits:
-        raise WeightsError(
-            f"The weights in {source} do not fit {type(model).__name__}: {report.counts}.\n{report}"
-        )
+        raise WeightsError(f"The weights in {source} do not fit {name}: {report.counts}.\n{report}")
 
 
 def _shortened(lines: list[str]) -> list[str]:

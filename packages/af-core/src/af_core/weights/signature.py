@@ -25,6 +25,10 @@ def kind_of(path: Path | str) -> Kind:
     path = _existing(Path(path))
     with path.open("rb") as file:
         start = file.read(64)
+    header = _safetensors_size(start)  # first: the size may begin with the byte of a pickle
+    if header is not None:
+        _require_whole(path, header)
+        return "safetensors"
     if start.startswith(_ZIP):
         return _whole_zip(path)
     if start.startswith(_PICKLE):
@@ -32,12 +36,8 @@ def kind_of(path: Path | str) -> Kind:
     if path.name.endswith(".json") and start.lstrip().startswith(b"{"):
         shards(path)
         return "index"
-    header = _safetensors_size(start)
-    if header is None or start[8:9] != b"{":
-        what = _what_it_is(path, start)
-        raise WeightsError(f"{path} is no safetensors file and no PyTorch checkpoint: {what}.")
-    _require_whole(path, header)
-    return "safetensors"
+    what = _what_it_is(path, start)
+    raise WeightsError(f"{path} is no safetensors file and no PyTorch checkpoint: {what}.")
 
 
 def shards(path: Path) -> dict[str, str]:
@@ -90,7 +90,7 @@ def _whole_zip(path: Path) -> Kind:
 def _safetensors_size(start: bytes) -> int | None:
     """Return the size of the header, if the first bytes can be that of a safetensors file."""
     size = int.from_bytes(start[:8], "little")
-    return size if len(start) > 8 and size < 2**40 else None
+    return size if start[8:9] == b"{" and size < 2**40 else None
 
 
 def _require_whole(path: Path, header_size: int) -> None:

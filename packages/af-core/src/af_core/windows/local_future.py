@@ -7,6 +7,7 @@ from af_core.errors import ConfigError, StreamEndedError
 from af_core.stages.noise_schedule import NoiseSchedule
 from af_core.stages.window_scheduler import Emitted, Window
 from af_core.windows.config import LocalFutureConfig as LocalFutureConfig
+from af_core.windows.config import require_lookahead
 
 
 @attrs.frozen(eq=False)
@@ -30,6 +31,7 @@ class LocalFutureScheduler:
             raise ConfigError(
                 f"num_slots={c.num_slots}, num_passes={c.num_passes}: both are at least 1."
             )
+        require_lookahead(c)
         sigmas = self.schedule.ladder(c.num_slots * c.num_passes)
         object.__setattr__(self, "sigmas", sigmas)
         object.__setattr__(self, "timesteps", tuple(self.schedule.timesteps(sigmas).tolist()))
@@ -43,6 +45,12 @@ class LocalFutureScheduler:
     def num_passes(self) -> int:
         """N: denoising passes of one step."""
         return self.config.num_passes
+
+    @property
+    def num_unheard(self) -> int:
+        """Blocks at the tail of a full window whose speech has not been heard."""
+        ahead = self.config.audio_lookahead_blocks
+        return 0 if ahead is None else self.num_slots - 1 - ahead
 
     @property
     def top_rung(self) -> int:

@@ -1,5 +1,6 @@
 """``af-runtime explain``: what a pipeline will do, before any weight is loaded."""
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -53,7 +54,7 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show what a pipeline will do: formats, delay, memory, processes, who provides what."""
-    checked = check_pipeline(config, parse_overrides(overrides or []))
+    checked = check_pipeline(config, parse_overrides(overrides or []), with_weights=False)
     print_problems(checked.warnings, "warning")
     if checked.pipeline is None:
         print_problems(checked.problems, "error")
@@ -123,15 +124,20 @@ def _delay(latency: LatencyReport) -> RenderableType:
     total = latency.total_ms or 1.0
     block = round(BAR * latency.block_ms / total)
     bar = Text.assemble(("█" * block, "cyan"), ("▒" * (BAR - block), "yellow"))
-    bar.append(f"  {latency.total_ms:g} ms", "bold")
+    bar.append(f"  {_duration(latency.total_ms)}", "bold")
     bar.append(" + computing", "dim")
     legend = Text.assemble(
         ("█ ", "cyan"),
         f"block {latency.block_ms:g} ms: speech is gathered before it can be drawn",
         ("\n▒ ", "yellow"),
-        f"look-ahead {latency.lookahead_ms:g} ms: later speech a block waits for",
+        f"look-ahead {_duration(latency.lookahead_ms)}: later speech a block waits for",
     )
     return Group(bar, legend)
+
+
+def _duration(ms: float) -> str:
+    """Return a delay in words; an encoder of whole utterances has no limit."""
+    return f"{ms:g} ms" if math.isfinite(ms) else "unlimited"
 
 
 def _window(e: Explanation) -> RenderableType:
@@ -183,7 +189,7 @@ def _add_node(table: Table, node: NodeReport) -> None:
         _provided(node),
         "" if source else _weights(node),
         _size(node.stream_bytes) if node.stream_bytes else "",
-        f"{node.delay_ms:g} ms" if node.delay_ms else "",
+        _duration(node.delay_ms) if node.delay_ms else "",
     )
     for part in node.parts:
         table.add_row(

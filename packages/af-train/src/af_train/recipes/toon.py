@@ -1,6 +1,6 @@
 """From nothing to the embedded avatar: every stage of the toon preset, in order, resumable.
 
-    readers -> speech encoder -> linear codec -> decoder -> gate -> latents -> probe -> student
+    readers -> speech encoder -> autoencoder -> gate -> latents -> probe -> student
 
 A stage that finished has left its weights in the directory and is not repeated; one that was
 killed goes on from its last checkpoint. The gate stops the chain if the autoencoder cannot show
@@ -26,15 +26,13 @@ from af_train.metrics.face_reader import FaceReader
 from af_train.metrics.mouth_reader import MouthReader
 from af_train.metrics.toon_gate import GateReport, check_autoencoder
 from af_train.recipes.toon_audio import Listener, train_listener
-from af_train.recipes.toon_autoencoder import TOON_VAE, fit_encoder, train_decoder
+from af_train.recipes.toon_autoencoder import TOON_VAE, fit_autoencoder
 from af_train.recipes.toon_face import NUM_TRAITS, train_face_reader
 from af_train.recipes.toon_probe import MouthProbe, train_probe
 from af_train.recipes.toon_reader import train_reader
 from af_train.recipes.toon_student import TOON_WAN, train_student
 
 M = TypeVar("M", bound=nn.Module)
-_MOUTH_READERS = {"reader_loss": 1, "reader_test": 2}
-"""Seeds: the reader that trains the decoder must not be the one that judges it."""
 Gate = Literal["all", "lips", "off"]
 
 
@@ -49,8 +47,7 @@ class ToonRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speech_pieces: int = 500
     """Pieces of twenty seconds that the listener learns from."""
     codec_clips: int = 768
-    """Clips that the linear latents are fitted to, and that the decoder's pool holds."""
-    decoder_steps: int = 6000
+    """Clips that the autoencoder is fitted to."""
     num_clips: int = 4096
     """Clips of 81 frames that the student learns from."""
     liveliness: float = 0.25
@@ -62,7 +59,7 @@ class ToonRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Clips of eight seconds that the gate looks at."""
     gate: Gate = "all"
     """What the autoencoder must pass before a student is trained: every criterion, only lips and
-    PSNR (all that the shipped autoencoder passes), or nothing."""
+    PSNR, or nothing."""
 
 
 class NotTrainedError(AvatarForcingError):
@@ -77,11 +74,11 @@ def train_toon(directory: Path, recipe: ToonRecipe, say: Callable[[str], None]) 
     """Run the chain in ``directory``; ``say`` hears what is going on."""
     directory.mkdir(parents=True, exist_ok=True)
     chain = _Chain(directory, recipe, say)
-    loss_reader, test_reader = (chain.reader(name) for name in _MOUTH_READERS)
+    reader = chain.mouth_reader()
     chain.face_reader()
     listener = chain.listener()
-    vae = chain.autoencoder(loss_reader)
-    report = check_autoencoder(vae, test_reader, recipe.gate_clips)
+    vae = chain.autoencoder()
+    report = check_autoencoder(vae, reader, recipe.gate_clips)
     say(f"gate: {report}")
     _insist(report, recipe.gate)
     pool = chain.latents(vae)
@@ -96,15 +93,14 @@ class _Chain:
     recipe: ToonRecipe
     say: Callable[[str], None]
 
-    def reader(self, name: str) -> MouthReader:
+    def mouth_reader(self) -> MouthReader:
         return self._stage(
-            name,
+            "mouth_reader",
             MouthReader,
             lambda: train_reader(
-                self.directory / name,
+                self.directory / "mouth_reader",
                 steps=self.recipe.reader_steps,
                 num_images=self.recipe.reader_images,
-                seed=_MOUTH_READERS[name],
             ),
         )
 
@@ -130,17 +126,11 @@ class _Chain:
             ),
         )
 
-    def autoencoder(self, reader: MouthReader) -> TinyVAE:
-        clips, steps = self.recipe.codec_clips, self.recipe.decoder_steps
-        codec = self._stage(
-            "encoder", lambda: TinyVAE(TOON_VAE), lambda: fit_encoder(num_clips=clips)
-        )
+    def autoencoder(self) -> TinyVAE:
         return self._stage(
             "autoencoder",
             lambda: TinyVAE(TOON_VAE),
-            lambda: train_decoder(
-                self.directory / "decoder", codec, reader, steps=steps, pool_size=clips
-            ),
+            lambda: fit_autoencoder(num_clips=self.recipe.codec_clips),
         )
 
     def latents(self, vae: TinyVAE) -> LatentPool:
@@ -190,8 +180,8 @@ def _insist(report: GateReport, gate: Gate) -> None:
     passed = {"all": report.passed, "lips": report.shows_lips, "off": True}[gate]
     if not passed:
         raise GateError(
-            f"The autoencoder does not pass the gate: {report}. Train it longer "
-            "(decoder_steps) or go on all the same with gate=off."
+            f"The autoencoder does not pass the gate: {report}. Fit it to more people "
+            "(codec_clips) or go on all the same with gate=off."
         )
 
 
@@ -210,8 +200,8 @@ def export_toon(directory: Path, target: Path) -> list[Path]:
 
 def export_readers(directory: Path, target: Path) -> list[Path]:
     """Write the networks that ``af-train evaluate`` reads frames with; return the files."""
-    parts = {"mouth_reader": "reader_test", "face_reader": "face_reader"}
-    return _write_halves({k: _trained(directory, v) for k, v in parts.items()}, target)
+    names = ("mouth_reader", "face_reader")
+    return _write_halves({name: _trained(directory, name) for name in names}, target)
 
 
 def _trained(directory: Path, stage: str) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from af_core.plugins.builtin.networks import (
     TinyVAEDecoderOptions,
     TinyVAEImageOptions,
 )
+from af_core.plugins.builtin.prompts import CachedPromptOptions
+from af_core.plugins.builtin.wan_vae import WanVAEDecoderOptions, WanVAEImageOptions
 from af_core.plugins.hookspecs import API_VERSION, Register, RegisterPreset, hookimpl
 
 af_plugin_api = API_VERSION
@@ -21,8 +23,15 @@ af_plugin_api = API_VERSION
 
 @hookimpl
 def af_register_image_encoders(register: Register) -> None:
-    """Offer the encoder of the tiny autoencoder."""
+    """Offer the encoders of the tiny autoencoder and of Wan's."""
     register("tiny_vae", TinyVAEImageOptions)
+    register("wan_vae", WanVAEImageOptions)
+
+
+@hookimpl
+def af_register_text_encoders(register: Register) -> None:
+    """Offer prompts that were encoded before."""
+    register("cached_prompt", CachedPromptOptions)
 
 
 @hookimpl
@@ -52,8 +61,9 @@ def af_register_denoisers(register: Register) -> None:
 
 @hookimpl
 def af_register_decoders(register: Register) -> None:
-    """Offer the decoder of the tiny autoencoder."""
+    """Offer the decoders of the tiny autoencoder and of Wan's."""
     register("tiny_vae", TinyVAEDecoderOptions)
+    register("wan_vae", WanVAEDecoderOptions)
 
 
 @hookimpl

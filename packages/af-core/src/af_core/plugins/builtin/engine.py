@@ -8,7 +8,7 @@ from af_core.geometry import Geometry
 from af_core.plugins.contract import BuildContext
 from af_core.ports import Declaration
 from af_core.schedules.config import RectifiedFlowConfig
-from af_core.windows.config import CausalConfig, LocalFutureConfig
+from af_core.windows.config import CausalConfig, LocalFutureConfig, require_lookahead
 
 NUM_TIMESTEPS = 1000
 """Entries of the published training table."""
@@ -47,17 +47,21 @@ class LocalFutureOptions(LocalFutureConfig, frozen=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         """Refuse windows without blocks or passes."""
         _require_positive(num_slots=self.num_slots, num_passes=self.num_passes)
+        require_lookahead(self)
 
     def declare(self, geometry: Geometry) -> Declaration:
-        """Return the delay: a block must be heard, and then the L - 1 after it."""
-        ahead = (self.num_slots - 1) * geometry.block_ms
+        """Return the delay: a block must be heard, and then those it waits for."""
+        future, heard = self.num_slots - 1, self.audio_lookahead_blocks
+        heard = future if heard is None else heard
+        ahead = heard * geometry.block_ms
+        unheard = f", {heard} of these heard" if heard < future else ""
         return Declaration(
             block_ms=geometry.block_ms,
             lookahead_ms=ahead,
             num_rungs=self.num_slots * self.num_passes,
             facts={
-                "window": f"{_count(self.num_slots, 'block')}, the last {self.num_slots - 1} of "
-                f"them are local future ({ahead} ms)",
+                "window": f"{_count(self.num_slots, 'block')}, the last {future} of "
+                f"them are local future{unheard} ({ahead} ms)",
                 "passes": f"{_count(self.num_passes, 'pass', 'passes')} of the network per block",
             },
         )
@@ -98,9 +102,11 @@ class DualAnchorOptions(DualAnchorConfig, frozen=True, forbid_unknown_fields=Tru
     """The portrait and the newest clean frames, at positions relative to the window."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative budget."""
+        """Refuse a negative budget, and levels that are none."""
         if self.temporal_budget < 0:
             raise ConfigError(f"temporal_budget={self.temporal_budget}: 0 latent frames or more.")
+        if not 0 <= self.context_noise <= 1:
+            raise ConfigError(f"context_noise={self.context_noise}: a level from 0 to 1.")
 
     def declare(self, geometry: Geometry) -> Declaration:
         """Return the latent frames whose keys and values are held."""

@@ -9,18 +9,25 @@ import torch
 from torch import nn
 
 from af_core.decoders.tiny_vae import TinyVAEDecoder, TinyVAEImageEncoder
+from af_core.decoders.wan_vae import WanVAEDecoder, WanVAEImageEncoder
 from af_core.models.causal_wan import CausalWan
 from af_core.models.tiny_vae import TinyVAE
 from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
+from af_core.models.wan_vae import WanDecoder, WanEncoder
+from af_core.models.wan_vae_config import WanVAEConfig
 from af_core.plugins.builtin.networks import CausalWanOptions, TinyVAEOptions
+from af_core.plugins.builtin.wan_vae import WanVAEDecoderOptions, WanVAEOptions
 from af_core.plugins.contract import BuildContext
 from af_core.weights.avatarforcing import build_causal_wan
 from af_core.weights.checkpoints import read_checkpoint
-from af_core.weights.files import load
+from af_core.weights.families import require_family, shapes_of
+from af_core.weights.report import fill
+from af_core.weights.wan_vae import load_wan_vae
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+HalfT = TypeVar("HalfT", WanEncoder, WanDecoder)
 
 
 def shape_of(options: ConfigT, config: type[ConfigT]) -> ConfigT:
@@ -58,6 +65,7 @@ def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
             dtype=dtype,
         )
     network.attention.kernel = options.attention
+    network.merge_padding = options.merge_padding
     return ready(network, context, dtype).pack()
 
 
@@ -80,5 +88,30 @@ def _tiny_vae(options: TinyVAEOptions, context: BuildContext) -> TinyVAE:
     with seeded(options.seed):
         vae = TinyVAE(config)
     if options.weights is not None:
-        load(vae, options.weights)
+        tensors = read_checkpoint(options.weights)
+        takes = "the weights of TAEHV (taew2_1) or of this project's own autoencoders"
+        require_family(shapes_of(tensors), ("taehv",), "tiny_vae", takes, options.weights)
+        fill(vae, tensors, options.weights)
     return ready(vae, context, torch.float32)
+
+
+def wan_vae_decoder(options: WanVAEDecoderOptions, context: BuildContext) -> WanVAEDecoder:
+    """Return the decoder half of Wan's autoencoder."""
+    vae = _wan_half(WanDecoder, options, context)
+    return WanVAEDecoder(vae, options.latents_per_call, options.rounding)
+
+
+def wan_vae_image_encoder(options: WanVAEOptions, context: BuildContext) -> WanVAEImageEncoder:
+    """Return the encoder half of Wan's autoencoder."""
+    return WanVAEImageEncoder(_wan_half(WanEncoder, options, context))
+
+
+def _wan_half(half: type[HalfT], options: WanVAEOptions, context: BuildContext) -> HalfT:
+    with seeded(options.seed):
+        vae = half(shape_of(options, WanVAEConfig))
+    if options.weights is not None:
+        tensors = read_checkpoint(options.weights)
+        families, takes = ("wan_vae", "wan_vae_diffusers"), "the Wan 2.1 video autoencoder"
+        require_family(shapes_of(tensors), families, "wan_vae", takes, options.weights)
+        load_wan_vae(vae, tensors, options.weights)
+    return ready(vae, context, getattr(torch, options.dtype))

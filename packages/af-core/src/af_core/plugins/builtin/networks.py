@@ -7,6 +7,7 @@ from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
 from af_core.plugins.contract import BuildContext
 from af_core.ports import (
+    BYTES,
     Declaration,
     Port,
     feature_rows,
@@ -30,6 +31,8 @@ class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True)
     """State dict to take of several in the file, such as ``generator_ema``; None: ``generator``."""
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     """Kernel of the attention; ``auto`` races both on a CPU, so loads may differ by rounding."""
+    merge_padding: bool = True
+    """In float32, the rows of padding of a prompt are attended to as one key, which is exact."""
     lora_alpha: float = 64.0
     """Strength of low-rank adapters found in the file, which are merged: alpha / rank."""
     seed: int = 0
@@ -78,10 +81,12 @@ class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=T
 
     def declare(self, geometry: Geometry) -> Declaration:
         """Return latents in, frames out."""
-        require_stride(self, geometry)
+        require_stride(self.spatial_stride, geometry)
         return Declaration(
             (Port("latents", latent_frames(geometry, self.latent_channels)),),
             (Port("frames", video_frames(geometry)),),
+            bytes_per_stream=BYTES["float32"]
+            * self.decoder_memory(geometry.latent_height, geometry.latent_width),
         )
 
     def build(self, context: BuildContext) -> Any:
@@ -96,7 +101,7 @@ class TinyVAEImageOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=Tru
 
     def declare(self, geometry: Geometry) -> Declaration:
         """Return a picture in, one latent out."""
-        require_stride(self, geometry)
+        require_stride(self.spatial_stride, geometry)
         return Declaration(
             (Port("image", portrait_image(geometry)),),
             (Port("latent", portrait_latent(geometry, self.latent_channels)),),
@@ -109,13 +114,12 @@ class TinyVAEImageOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=Tru
         return tiny_vae_image_encoder(self, context)
 
 
-def require_stride(config: TinyVAEConfig, geometry: Geometry) -> None:
-    """Refuse an autoencoder whose stride is not that of the geometry."""
-    if config.spatial_stride != geometry.spatial_stride:
+def require_stride(stride: int, geometry: Geometry) -> None:
+    """Refuse an autoencoder whose pixels per latent cell are not those of the geometry."""
+    if stride != geometry.spatial_stride:
         raise ValueError(
-            f"This autoencoder has {config.spatial_stride} pixels per latent cell, the geometry "
-            f"has {geometry.spatial_stride}. Write geometry.spatial_stride: "
-            f"{config.spatial_stride}."
+            f"This autoencoder has {stride} pixels per latent cell, the geometry has "
+            f"{geometry.spatial_stride}. Write geometry.spatial_stride: {stride}."
         )
 
 
