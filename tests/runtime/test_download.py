@@ -100,6 +100,12 @@ def test_parts_are_fetched_alone_and_the_rest_later(hub, plan, tmp_path):
     assert [name for name, _ in hub.fetched()].count("Wan2.1_VAE.pth") == 1
 
 
+def test_a_part_on_request_comes_only_when_it_is_named(hub, plan, tmp_path):
+    fetch(plan(only=["ode"]))
+    assert (tmp_path / "here" / "ode_audio_init.pt").read_bytes() == b"not this one"
+    assert "ode" not in plan().parts and len(plan().parts) == 5
+
+
 def test_what_is_there_is_not_asked_for_again(hub, plan, tmp_path, monkeypatch):
     fetch(plan())
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there

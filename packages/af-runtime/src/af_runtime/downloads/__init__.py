@@ -4,6 +4,7 @@ What ``af-runtime download avatarforcing-1.3b --to DIR`` leaves, and all that a 
 
 =========================== ==========================================================
 ``DIR/denoiser.pt``         network, adapters and audio layers (``generator[_ema]``)
+``DIR/ode_audio_init.pt``   only with ``--only ode``: the student before distribution matching
 ``DIR/vae.pth``             Wan 2.1 video autoencoder, in Wan's names
 ``DIR/text/umt5-xxl.pth``   umT5-XXL text encoder in bfloat16, in Wan's names
 ``DIR/tokenizer/``          its tokenizer, a folder of transformers

@@ -42,6 +42,8 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of the repository among the sources."""
     about: str
     files: list[Wanted]
+    on_request: bool = False
+    """Whether it is left out unless it is asked for by name."""
 
 
 class ByHand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -72,13 +72,14 @@ def make_plan(
 ) -> Plan:
     """Ask the hub, or offline its cache, what is to be fetched into a folder.
 
-    ``only`` names parts (none: all), ``revisions`` maps sources to a branch, tag or commit, and
-    ``names`` maps parts of one file to its name in the repository, where the manifest's guess is
-    wrong. Parts that are there whole are not asked about again, unless a revision is given; then
-    and otherwise the commits in the lock file are taken.
+    ``only`` names parts (none: all but those on request), ``revisions`` maps sources to a branch,
+    tag or commit, and ``names`` maps parts of one file to its name in the repository, where the
+    manifest's guess is wrong. Parts that are there whole are not asked about again, unless a
+    revision is given; then and otherwise the commits in the lock file are taken.
     """
     revisions, names = revisions or {}, names or {}
-    parts = _known(only, manifest.parts, "part") or tuple(manifest.parts)
+    usual = tuple(name for name, part in manifest.parts.items() if not part.on_request)
+    parts = _known(only, manifest.parts, "part") or usual
     _known(revisions, manifest.sources, "source")
     _known(names, manifest.parts, "part")
     lock = read_lock(folder, manifest.name)
