@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import torch
 from torch import nn
 
+from af_core.decoders.still import StillDecoder
 from af_core.decoders.tiny_vae import TinyVAEDecoder, TinyVAEImageEncoder
 from af_core.decoders.wan_vae import WanVAEDecoder, WanVAEImageEncoder
 from af_core.models.causal_wan import CausalWan
@@ -16,9 +17,10 @@ from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
 from af_core.models.wan_vae import WanDecoder, WanEncoder
 from af_core.models.wan_vae_config import WanVAEConfig
-from af_core.plugins.builtin.networks import CausalWanOptions, TinyVAEOptions
+from af_core.plugins.builtin.networks import CausalWanOptions, TinyVAEDecoderOptions, TinyVAEOptions
 from af_core.plugins.builtin.wan_vae import WanVAEDecoderOptions, WanVAEOptions
 from af_core.plugins.contract import BuildContext
+from af_core.stages.decoder import Decoder
 from af_core.weights.avatarforcing import build_causal_wan
 from af_core.weights.checkpoints import read_checkpoint
 from af_core.weights.families import require_family, shapes_of
@@ -69,11 +71,15 @@ def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
     return ready(network, context, dtype).pack()
 
 
-def tiny_vae_decoder(options: TinyVAEOptions, context: BuildContext) -> TinyVAEDecoder:
+def tiny_vae_decoder(options: TinyVAEDecoderOptions, context: BuildContext) -> Decoder[Any]:
     """Return the decoder half; the encoder's weights are let go."""
     vae = _tiny_vae(options, context)
     vae.encoder = nn.Sequential()
-    return TinyVAEDecoder(vae)
+    return _stilled(TinyVAEDecoder(vae), options.still)
+
+
+def _stilled(decoder: Decoder[Any], threshold: float) -> Decoder[Any]:
+    return StillDecoder(decoder, threshold) if threshold else decoder
 
 
 def tiny_vae_image_encoder(options: TinyVAEOptions, context: BuildContext) -> TinyVAEImageEncoder:
@@ -95,10 +101,11 @@ def _tiny_vae(options: TinyVAEOptions, context: BuildContext) -> TinyVAE:
     return ready(vae, context, torch.float32)
 
 
-def wan_vae_decoder(options: WanVAEDecoderOptions, context: BuildContext) -> WanVAEDecoder:
+def wan_vae_decoder(options: WanVAEDecoderOptions, context: BuildContext) -> Decoder[Any]:
     """Return the decoder half of Wan's autoencoder."""
     vae = _wan_half(WanDecoder, options, context)
-    return WanVAEDecoder(vae, options.latents_per_call, options.rounding)
+    decoder = WanVAEDecoder(vae, options.latents_per_call, options.rounding)
+    return _stilled(decoder, options.still)
 
 
 def wan_vae_image_encoder(options: WanVAEOptions, context: BuildContext) -> WanVAEImageEncoder:

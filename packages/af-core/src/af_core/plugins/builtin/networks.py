@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from af_core.errors import ConfigError
 from af_core.geometry import Geometry
 from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
@@ -79,6 +80,14 @@ class TinyVAEOptions(TinyVAEConfig, frozen=True, forbid_unknown_fields=True):
 class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=True):
     """The decoder half of the tiny video autoencoder."""
 
+    still: float = 0.0
+    """Show the portrait's own pixels where frames differ from it by less than this (of 1); 0: off.
+    Right for a camera and a head that hardly move."""
+
+    def __post_init__(self) -> None:
+        """Refuse a difference that is none."""
+        require_share("still", self.still)
+
     def declare(self, geometry: Geometry) -> Declaration:
         """Return latents in, frames out."""
         require_stride(self.spatial_stride, geometry)
@@ -112,6 +121,12 @@ class TinyVAEImageOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=Tru
         from af_core.plugins.builtin.loading import tiny_vae_image_encoder
 
         return tiny_vae_image_encoder(self, context)
+
+
+def require_share(name: str, value: float) -> None:
+    """Refuse what is no share of 1."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}={value:g} must be from 0 to 1.")
 
 
 def require_stride(stride: int, geometry: Geometry) -> None:

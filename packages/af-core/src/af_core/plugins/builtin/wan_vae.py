@@ -6,7 +6,7 @@ from af_core.errors import ConfigError
 from af_core.geometry import Geometry
 from af_core.models.wan_vae_config import LATENTS_PER_CALL, WanVAEConfig
 from af_core.models.wan_vae_shape import decoder_memory, decoder_parameters, encoder_parameters
-from af_core.plugins.builtin.networks import require_stride
+from af_core.plugins.builtin.networks import require_share, require_stride
 from af_core.plugins.contract import BuildContext
 from af_core.ports import (
     BYTES,
@@ -38,12 +38,15 @@ class WanVAEDecoderOptions(WanVAEOptions, frozen=True, forbid_unknown_fields=Tru
     """Latents that are decoded at once; more need memory in proportion, fewer some time."""
     rounding: Literal["nearest", "truncate"] = "nearest"
     """From colours to pixels; ``truncate`` is what the authors' release does."""
+    still: float = 0.0
+    """Show the portrait's own pixels where frames differ from it by less than this; 0: off."""
 
     def __post_init__(self) -> None:
-        """Refuse calls without latents."""
+        """Refuse calls without latents, and a difference that is none."""
         super().__post_init__()
         if self.latents_per_call < 1:
             raise ConfigError(f"latents_per_call={self.latents_per_call} must be at least 1.")
+        require_share("still", self.still)
 
     def declare(self, geometry: Geometry) -> Declaration:
         """Return latents in, frames out; two frames of each convolution are kept per stream."""
