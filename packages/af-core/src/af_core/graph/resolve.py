@@ -91,7 +91,9 @@ def resolve(
     graph, more = _graph(geometry, stages, _node_names(table))
     problems += more
     if with_weights:
-        problems += homeless or weights_problems(stages)
+        broken = {problem.path for problem in problems if problem.code == "bad_stage"}
+        whole = {name: stage for name, stage in stages.items() if name not in broken}
+        problems += homeless or weights_problems(whole)
     wanted = {key for key in STAGE_KEYS if key != "text_encoder" or table.get(key) is not None}
     built = {node.name for node in graph.nodes} | {*PARTS} & stages.keys()
     if not wanted <= built:
