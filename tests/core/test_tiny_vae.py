@@ -89,6 +89,20 @@ def test_the_memory_of_a_stream_is_as_large_as_is_told_and_holds_on_to_nothing_e
     assert all(frames.untyped_storage().nbytes() == frames.nbytes for frames in memory)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, LINEAR, CONTEXT, TinyVAEConfig()],
+    ids=["network", "linear", "context", "taehv"],
+)
+def test_weights_of_each_half_are_counted_without_building_it(config):
+    model = TinyVAE(config)
+    halves = {"encoder": 0, "decoder": 0}
+    for name, weight in model.named_parameters():
+        encodes = name.startswith(("encoder", "shortcut_in"))
+        halves["encoder" if encodes else "decoder"] += weight.numel()
+    assert halves == {"encoder": config.encoder_parameters, "decoder": config.decoder_parameters}
+
+
 def test_the_future_does_not_reach_the_past():
     model = awake(SMALL)
     video = torch.rand(1, 13, 3, 16, 12)

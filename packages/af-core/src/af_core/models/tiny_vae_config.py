@@ -57,6 +57,41 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return numbers
 
     @property
+    def encoder_parameters(self) -> int:
+        """Weights of the half that encodes."""
+        c = self.encoder_channels
+        linear = _conv(self.patch_values, self.latent_channels, 1) if self.shortcut else 0
+        if not c:
+            return linear
+        ends = _conv(3 * self.patch_size**2, c[0]) + _conv(c[-1], self.latent_channels)
+        stages = zip(c, c[1:], self.encoder_blocks, self.encoder_time, strict=False)
+        return (
+            linear
+            + ends
+            + sum(
+                time * a * a + 9 * a * b + count * _memory_block(b) for a, b, count, time in stages
+            )
+        )
+
+    @property
+    def decoder_parameters(self) -> int:
+        """Weights of the half that decodes."""
+        c, seen = self.decoder_channels, 2 if self.shortcut_context else 1
+        side = 3 if self.shortcut_context else 1
+        linear = _conv(seen * self.latent_channels, self.patch_values, side) if self.shortcut else 0
+        if not c:
+            return linear
+        ends = _conv(self.latent_channels, c[0]) + _conv(c[-1], 3 * self.patch_size**2)
+        stages = zip(c, c[1:], self.decoder_blocks, self.decoder_time, strict=False)
+        return (
+            linear
+            + ends
+            + sum(
+                time * a * a + 9 * a * b + count * _memory_block(a) for a, b, count, time in stages
+            )
+        )
+
+    @property
     def patch_values(self) -> int:
         """Numbers in the piece of video that one latent cell stands for."""
         return 3 * self.spatial_stride**2 * self.temporal_stride
@@ -65,3 +100,12 @@ class TinyVAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def temporal_stride(self) -> int:
         """Video frames per latent frame."""
         return math.prod(self.decoder_time)
+
+
+def _conv(inputs: int, outputs: int, side: int = 3) -> int:
+    """Return the weights of a convolution with a bias."""
+    return side * side * inputs * outputs + outputs
+
+
+def _memory_block(channels: int) -> int:
+    return _conv(2 * channels, channels) + 2 * _conv(channels, channels)

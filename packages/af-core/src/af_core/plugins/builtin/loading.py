@@ -73,8 +73,7 @@ def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
 
 def tiny_vae_decoder(options: TinyVAEDecoderOptions, context: BuildContext) -> Decoder[Any]:
     """Return the decoder half; the encoder's weights are let go."""
-    vae = _tiny_vae(options, context)
-    vae.encoder = nn.Sequential()
+    vae = _without(_tiny_vae(options, context), "encoder", "shortcut_in")
     return _stilled(TinyVAEDecoder(vae), options.still)
 
 
@@ -84,9 +83,14 @@ def _stilled(decoder: Decoder[Any], threshold: float) -> Decoder[Any]:
 
 def tiny_vae_image_encoder(options: TinyVAEOptions, context: BuildContext) -> TinyVAEImageEncoder:
     """Return the encoder half; the decoder's weights are let go."""
-    vae = _tiny_vae(options, context)
-    vae.decoder = nn.Sequential()
+    vae = _without(_tiny_vae(options, context), "decoder", "shortcut_out")
     return TinyVAEImageEncoder(vae)
+
+
+def _without(vae: TinyVAE, *parts: str) -> TinyVAE:
+    for name in {*parts} & {name for name, _ in vae.named_children()}:
+        delattr(vae, name)
+    return vae
 
 
 def _tiny_vae(options: TinyVAEOptions, context: BuildContext) -> TinyVAE:

@@ -94,6 +94,7 @@ class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=T
         return Declaration(
             (Port("latents", latent_frames(geometry, self.latent_channels)),),
             (Port("frames", video_frames(geometry)),),
+            num_parameters=self.decoder_parameters,
             bytes_per_stream=BYTES["float32"]
             * self.decoder_memory(geometry.latent_height, geometry.latent_width),
         )
@@ -114,6 +115,7 @@ class TinyVAEImageOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=Tru
         return Declaration(
             (Port("image", portrait_image(geometry)),),
             (Port("latent", portrait_latent(geometry, self.latent_channels)),),
+            num_parameters=self.encoder_parameters,
         )
 
     def build(self, context: BuildContext) -> Any:
