@@ -294,7 +294,7 @@ def test_unknown_names_are_refused_with_those_there_are(hub, plan):
         read_manifest("avatarforcing-1.3")
     with pytest.raises(RequestError, match=r"no part 'denoise'; Did you mean denoiser\?"):
         plan(only=["denoise"])
-    with pytest.raises(RequestError, match="no source 'vae'; there are: avatarforcing, wan"):
+    with pytest.raises(RequestError, match="no source 'vae'. There are: avatarforcing, wan"):
         plan(revisions={"vae": "main"})
 
 
