@@ -50,7 +50,16 @@ def test_the_tighter_of_system_and_container_counts(monkeypatch, tmp_path, limit
     if limit is not None:
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "memory.current").write_text("2000000\n")
+        (tmp_path / "memory.stat").write_text("anon 2000000\nfile 0\n")
     assert free_bytes("cpu") == pytest.approx(free, rel=0.001)
+
+
+def test_files_that_a_container_has_read_are_not_in_the_way(monkeypatch, tmp_path):
+    told = "anon 1000000\nfile 8500000\ninactive_file 6000000\nactive_file 2000000\n"
+    for name, text in (("max", "10000000"), ("current", "9500000"), ("stat", told)):
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(capacity, "_CGROUP", tmp_path)
+    assert free_bytes("cpu") == 8_500_000
 
 
 def test_no_other_device_is_guessed():

@@ -37,6 +37,31 @@ def test_every_file_of_a_folder_that_lacks_them_is_named(tmp_path):
     assert {p.path for p in checked.problems} >= {"denoiser.weights", "decoder.weights"}
 
 
+def test_a_folder_of_weights_that_is_not_there_is_one_problem(tmp_path):
+    (tmp_path / "file").touch()
+    for folder, text in (("absent", "not there"), ("file", "no folder")):
+        options = {"weights_dir": str(tmp_path / folder)}
+        (problem,) = check_pipeline("avatarforcing-1.3b", options, CATALOG).problems
+        assert (problem.code, problem.got) == ("no_weights_dir", options["weights_dir"])
+        assert text in problem.message
+
+
+def test_a_folder_of_weights_that_nothing_is_read_from_is_refused(tmp_path):
+    (problem,) = check_pipeline("toon", {"weights_dir": str(tmp_path)}, CATALOG).problems
+    assert (problem.code, problem.got) == ("unused_weights_dir", str(tmp_path))
+
+
+def test_a_file_that_lacks_is_not_confused_with_another_of_the_same_ending(tmp_path):
+    (tmp_path / "vae.pth").touch()
+    options = {"weights_dir": str(tmp_path)}
+    problems = check_pipeline("avatarforcing-1.3b-fast", options, CATALOG).problems
+    assert {p.path: p.suggestion for p in problems}["decoder.weights"] is None
+    (tmp_path / "taew2_1.safetensors").touch()
+    problems = check_pipeline("avatarforcing-1.3b-fast", options, CATALOG).problems
+    near = str(tmp_path / "taew2_1.safetensors")
+    assert {p.path: p.suggestion for p in problems}["decoder.weights"] == near
+
+
 def test_the_published_preset_waits_for_640_ms_and_three_blocks_more():
     checked = check_pipeline("avatarforcing-1.3b", None, CATALOG, with_weights=False)
     told = explain(checked.pipeline)

@@ -292,9 +292,9 @@ def test_a_token_goes_to_the_hub_and_not_where_the_hub_sends_on(hub, plan, monke
 def test_unknown_names_are_refused_with_those_there_are(hub, plan):
     with pytest.raises(UnknownNameError, match=r"Did you mean 'avatarforcing-1\.3b'"):
         read_manifest("avatarforcing-1.3")
-    with pytest.raises(RequestError, match=r"no part 'denoise'; Did you mean denoiser\?"):
+    with pytest.raises(RequestError, match=r"no part 'denoise'\. Did you mean denoiser\?"):
         plan(only=["denoise"])
-    with pytest.raises(RequestError, match="no source 'vae'; there are: avatarforcing, wan"):
+    with pytest.raises(RequestError, match=r"no source 'vae'\. There are: avatarforcing, wan"):
         plan(revisions={"vae": "main"})
 
 

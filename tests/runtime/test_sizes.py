@@ -7,7 +7,7 @@ from af_core.geometry import Geometry
 from af_runtime.errors import RequestError
 from af_runtime.generation import generate
 from af_runtime.portrait import fit_portrait
-from af_runtime.sizes import matching_size, parse_size, release_size
+from af_runtime.sizes import matching_size, parse_size, release_size, size_overrides
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -67,6 +67,14 @@ def test_a_loaded_avatar_of_another_size_is_named(tmp_path):
     with pytest.raises(RequestError, match="192x400 pixels and the loaded avatar draws 128x128"):
         generate(picture, speech, tmp_path / "out.mp4", avatar=avatar, fit="release")
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_the_releases_fit_and_a_size_of_ones_own_exclude_each_other():
+    for key in ("geometry.width", "geometry.height"):
+        with pytest.raises(RequestError, match=f"{key}.*would do nothing"):
+            size_overrides((960, 960), "release", "toon", {key: 64})
+    made = size_overrides((960, 960), "release", "toon", {"geometry.block_latents": 2})
+    assert made == {"geometry.width": 624, "geometry.height": 624}
 
 
 def _write_silence(path):

@@ -250,3 +250,19 @@ def test_a_hash_is_computed_where_nothing_can_be_remembered(tmp_path, monkeypatc
     wanted = model_hash.hash_of_large_file(tmp_path / "w.pth")
     monkeypatch.setenv("AF_CACHE", str(tmp_path / "w.pth"))
     assert model_hash.hash_of_large_file(tmp_path / "w.pth") == wanted
+
+
+def test_an_encoder_that_finds_no_room_on_a_device_runs_on_the_cpu(folder, monkeypatch, caplog):
+    tensors = read_checkpoint(folder / "t5.pth")
+    size = 4 * sum(tensor.numel() for tensor in tensors.values())
+    places = []
+    build = encoding.build_umt5
+    monkeypatch.setattr(encoding, "free_bytes", lambda device: size - 1)
+    monkeypatch.setattr(encoding, "build_umt5", lambda *a: places.append(a[3]) or build(*a))
+    (made,) = embed_prompts(["rain"], files(folder), device="cuda")
+    assert places == ["cpu"] and made.rows.isfinite().all()
+    assert "cuda has" in caplog.text
+    monkeypatch.setattr(encoding, "free_bytes", lambda device: size)
+    with pytest.raises((RuntimeError, AssertionError)):  # this machine has no such device
+        embed_prompts(["sun"], files(folder), device="cuda:99")
+    assert places == ["cpu", "cuda:99"]

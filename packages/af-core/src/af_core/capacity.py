@@ -64,14 +64,21 @@ def _available() -> int | None:
 
 
 def _under_limit() -> int | None:
-    """Return what a container's limit leaves; None without one."""
+    """Return what a container's limit leaves; None without one.
+
+    Files that were read or written lately count as used there, but make room when it is needed.
+    """
     try:
-        limit, used = (
-            (_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current")
+        limit, used, table = (
+            (_CGROUP / name).read_text() for name in ("memory.max", "memory.current", "memory.stat")
         )
     except OSError:
         return None
-    return int(limit) - int(used) if limit.isdigit() else None
+    if not limit.strip().isdigit():
+        return None
+    counts = dict(line.split() for line in table.splitlines())
+    files = sum(int(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return int(limit) - int(used) + files
 
 
 def _text(size: int) -> str:

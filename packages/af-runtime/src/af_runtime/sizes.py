@@ -50,6 +50,11 @@ def size_overrides(
 ) -> dict[str, Any]:
     """Return what a fit that follows the picture's (width, height) changes in the pipeline."""
     if fit == "release":
+        if given := sorted({"geometry.width", "geometry.height"} & overrides.keys()):
+            raise RequestError(
+                f"The fit release makes the size itself, so {' and '.join(given)} (--size) would "
+                "do nothing. Leave the size out, or take crop, pad or match."
+            )
         width, height = release_size(*picture)
     elif fit == "match":
         pipeline = check_pipeline(preset, overrides, with_weights=False).pipeline

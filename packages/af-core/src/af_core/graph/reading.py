@@ -1,7 +1,7 @@
 """Reads pipeline files: YAML or TOML, with ``extends`` and ``--set`` overrides, as plain tables."""
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,36 +175,44 @@ def with_stages(table: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[
 def in_weights_dir(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Return the table with ``@/`` at the front of paths replaced by its ``weights_dir``.
 
-    Without one, these options are left out, which is a problem unless nothing is to be loaded.
+    Without one, these options are left out, which is a problem unless nothing is to be loaded; so
+    is a folder that is not there, and one that nothing is read from.
     """
     folder = table.get(WEIGHTS_DIR)
-    homeless: list[str] = []
+    is_there = isinstance(folder, str) and Path(folder).is_dir()
+    marked: list[str] = []
 
     def fixed(stage: Any) -> Any:
         if not isinstance(stage, Mapping):
             return stage
-        marked = {key: stage[key] for key in PATH_OPTIONS if _is_marked(stage.get(key))}
-        found = {key: path.removeprefix(IN_WEIGHTS_DIR) for key, path in marked.items()}
-        if isinstance(folder, str):
-            return {**stage, **{key: str(Path(folder, path)) for key, path in found.items()}}
-        homeless.extend(found.values())
-        return {key: value for key, value in stage.items() if key not in marked}
+        own = {key: stage[key] for key in PATH_OPTIONS if _is_marked(stage.get(key))}
+        found = {key: path.removeprefix(IN_WEIGHTS_DIR) for key, path in own.items()}
+        marked.extend(found.values())
+        if is_there:
+            return {**stage, **{key: str(Path(str(folder), path)) for key, path in found.items()}}
+        return {key: value for key, value in stage.items() if key not in own}
 
     out = with_stages(table, fixed)
-    if not homeless:
+    if isinstance(folder, str) and not marked:
+        return out, [_unused(folder)]
+    if is_there or not marked:
         return out, []
-    text = f"These weights are published and not shipped: {', '.join(dict.fromkeys(homeless))}."
+    return out, [_no_folder(folder, dict.fromkeys(marked))]
+
+
+def _no_folder(folder: object, files: Iterable[str]) -> Problem:
+    text = f"These weights are published and not shipped: {', '.join(files)}."
+    fix = "--set weights_dir=DIR, or generate --weights DIR"
+    if isinstance(folder, str):
+        text = "This is no folder." if Path(folder).exists() else "The folder is not there."
     want = "the folder that `af-runtime download` filled"
-    return out, [
-        Problem(
-            "no_weights_dir",
-            WEIGHTS_DIR,
-            text,
-            want,
-            None,
-            "--set weights_dir=DIR, or generate --weights DIR",
-        )
-    ]
+    got = folder if isinstance(folder, str) else None
+    return Problem("no_weights_dir", WEIGHTS_DIR, text, want, got, fix)
+
+
+def _unused(folder: str) -> Problem:
+    text = f"No path of this pipeline begins with {IN_WEIGHTS_DIR}, so nothing is read from there."
+    return Problem("unused_weights_dir", WEIGHTS_DIR, text, got=folder, suggestion="leave it out")
 
 
 def _is_marked(path: object) -> bool:
@@ -256,14 +264,17 @@ def _require_tables(table: Mapping[str, Any], path: str) -> None:
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """Return ``{"a.b": value}`` for command-line texts ``a.b=c``; values are read as YAML."""
+    """Return ``{"a.b": value}`` for command-line texts ``a.b=c``; values are read as YAML.
+
+    A prompt is taken as it stands, whatever is in it.
+    """
     out: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         if not equals or not all(path.split(".")):
             message = "An override is written key.key=value."
             raise PipelineError([Problem("bad_override", f"--set {pair}", message, "a.b=c", pair)])
-        out[path] = _parsed(text, _yaml, f"--set {pair}")
+        out[path] = text if path == "prompt" else _parsed(text, _yaml, f"--set {pair}")
         is_path = path == WEIGHTS_DIR or path.rpartition(".")[2] in PATH_OPTIONS
         if is_path and isinstance(out[path], str) and not out[path].startswith(IN_WEIGHTS_DIR):
             out[path] = str(Path(out[path]).resolve())

@@ -118,9 +118,9 @@ def weights_problems(stages: Mapping[str, Stage]) -> list[Problem]:
             continue
         path = f"{stage.name}.weights"
         if not file.is_file():
-            near = [p.name for p in file.parent.glob("*")] if file.parent.is_dir() else []
-            close = did_you_mean(file.name, near)
-            hint = str(file.parent / close) if close else None
+            near = {p.stem: p for p in file.parent.glob("*")} if file.parent.is_dir() else {}
+            close = did_you_mean(file.stem, near)
+            hint = str(near[close]) if close else None
             problems.append(
                 Problem("no_weights", path, "The weights file is not there.", None, str(file), hint)
             )

@@ -105,7 +105,7 @@ def _known(names: Collection[str], known: Collection[str], what: str) -> tuple[s
         if name not in known:
             close = did_you_mean(name, known)
             hint = f" Did you mean {close}?" if close else ""
-            raise RequestError(f"There is no {what} {name!r};{hint} there are: {', '.join(known)}.")
+            raise RequestError(f"There is no {what} {name!r}.{hint} There are: {', '.join(known)}.")
     return tuple(name for name in known if name in names)
 
 
