@@ -17,3 +17,24 @@ class MediaError(AvatarForcingError):
 
 class UnavailableError(AvatarForcingError):
     """This machine lacks something that is needed, such as an H.264 encoder."""
+
+
+class ProtocolError(AvatarForcingError):
+    """A message that the wire protocol does not allow; ``code`` is one of docs/protocol.md."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class ServiceError(AvatarForcingError):
+    """A stream worker refused something or failed; ``code`` is one of docs/protocol.md."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        self.code = code
+        self.retryable = retryable
+        super().__init__(message)
+
+
+class ConnectionLostError(ServiceError):
+    """A stream worker does not answer, or not any more."""
