@@ -48,8 +48,8 @@ class Buffer(msgspec.Struct, frozen=True, kw_only=True):
 
 def described(kind: Kind, array: NDArray[np.generic]) -> Buffer:
     """Return the description of an array that is to be sent."""
-    dtype = {known: name for name, known in DTYPES.items()}[array.dtype]
-    return Buffer(kind=kind, dtype=dtype, shape=tuple(array.shape))
+    names: dict[Any, Dtype] = {known: name for name, known in DTYPES.items()}
+    return Buffer(kind=kind, dtype=names[array.dtype], shape=tuple(array.shape))
 
 
 def view(buffer: Buffer, data: bytes | memoryview) -> NDArray[np.generic]:
