@@ -1,4 +1,4 @@
-"""Drives a session without a worker: an avatar that is a queue, and a ledger of all that is sent."""
+"""Drives a session without a worker: its avatar is a queue, and all that is sent is kept."""
 
 import numpy as np
 from af_core.geometry import SAMPLES_PER_FRAME

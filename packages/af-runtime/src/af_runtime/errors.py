@@ -24,6 +24,8 @@ class ProtocolError(AvatarForcingError):
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
+        self.session: str | None = None
+        """The session whose message it was, if that could be read."""
         super().__init__(message)
 
 
@@ -38,3 +40,7 @@ class ServiceError(AvatarForcingError):
 
 class ConnectionLostError(ServiceError):
     """A stream worker does not answer, or not any more."""
+
+
+class PeerGoneError(AvatarForcingError):
+    """The other end of a transport has gone, or does not read what it has asked for."""

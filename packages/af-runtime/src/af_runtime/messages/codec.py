@@ -16,7 +16,7 @@ from af_runtime.errors import ProtocolError
 from af_runtime.messages import from_client, from_server
 from af_runtime.messages.buffers import Buffer, described, view
 from af_runtime.messages.codes import Code
-from af_runtime.messages.fields import Message
+from af_runtime.messages.fields import Message, OfSession
 from af_runtime.messages.from_client import FromClient
 from af_runtime.messages.from_server import FromServer
 
@@ -70,15 +70,11 @@ class _Codec(Generic[MessageT]):
     def __call__(self, frames: Sequence[Frame]) -> Packet[MessageT]:
         """Return the message in these frames, or raise `ProtocolError`."""
         message = self._header(_header_frame(frames))
-        specs = message.buffers
-        if len(frames) - 2 != len(specs):
-            raise ProtocolError(
-                Code.BAD_MESSAGE,
-                f"The header announces {len(specs)} buffers, but {len(frames) - 2} came.",
-            )
-        _require_expected(message, specs)
-        views = (view(spec, data) for spec, data in zip(specs, frames[2:], strict=True))
-        return Packet(message, {s.kind: a for s, a in zip(specs, views, strict=True)})
+        try:
+            return _with_buffers(message, frames[2:])
+        except ProtocolError as e:
+            e.session = message.session if isinstance(message, OfSession) else None
+            raise
 
     def _header(self, data: Frame) -> Any:
         try:
@@ -91,6 +87,18 @@ class _Codec(Generic[MessageT]):
                     Code.UNKNOWN_TYPE, f"There is no message {kind[:64]!r} here; known: {known}."
                 ) from e
             raise ProtocolError(Code.BAD_MESSAGE, f"The header cannot be read: {e}.") from e
+
+
+def _with_buffers(message: Any, data: Sequence[Frame]) -> Packet[Any]:
+    specs = message.buffers
+    if len(data) != len(specs):
+        raise ProtocolError(
+            Code.BAD_MESSAGE,
+            f"The header announces {len(specs)} buffers, but {len(data)} came.",
+        )
+    _require_expected(message, specs)
+    views = (view(spec, frame) for spec, frame in zip(specs, data, strict=True))
+    return Packet(message, {s.kind: a for s, a in zip(specs, views, strict=True)})
 
 
 class _Type(msgspec.Struct):

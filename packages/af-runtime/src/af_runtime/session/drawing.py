@@ -27,7 +27,8 @@ def feed(session: Session, *, fill: bool) -> tuple[Session, Feed | None]:
         return session, None
     is_underrun = not is_last and missing > 0 and _is_under_way(session)
     if not is_last:
-        tags += [IDLE] * missing
+        begin = _begin_of_new(session, tags)
+        tags[begin:begin] = [IDLE] * missing
     all_tags = (*session.tags, *tags)
     after = attrs.evolve(
         session,
@@ -77,6 +78,19 @@ def _is_under_way(session: Session) -> bool:
     """Whether an utterance has begun, and more of it is to come."""
     open_ones = (one for one in session.utterances if not one.has_ended)
     return any(one.num_waiting < one.num_received for one in open_ones)
+
+
+def _begin_of_new(session: Session, tags: list[Tag]) -> int:
+    """Return where silence may go: before an utterance that has just begun, else at the end.
+
+    Silence after its first frames would be a gap in a word.
+    """
+    new = {
+        one.segment
+        for one in session.utterances
+        if not one.has_ended and one.num_waiting == one.num_received
+    }
+    return next((i for i, tag in enumerate(tags) if tag.segment in new), len(tags))
 
 
 def _without_idle_tail(tags: tuple[Tag, ...]) -> tuple[Tag, ...]:
