@@ -44,3 +44,11 @@ class ConnectionLostError(ServiceError):
 
 class PeerGoneError(AvatarForcingError):
     """The other end of a transport has gone, or does not read what it has asked for."""
+
+
+class BusyError(UnavailableError):
+    """What is needed is in use just now, such as a port; trying again later may help."""
+
+
+class KeysError(AvatarForcingError):
+    """Keys are missing, wrong or readable by others, or there should be some."""

@@ -1,4 +1,4 @@
-"""Exit codes of the command line; a supervisor restarts on neither 2 nor 78."""
+"""Exit codes of the command line; a supervisor restarts on none of 2, 77 and 78."""
 
 from af_core.errors import (
     AvatarForcingError,
@@ -9,11 +9,20 @@ from af_core.errors import (
     WeightsError,
 )
 
-from af_runtime.errors import RequestError, UnavailableError
+from af_runtime.errors import (
+    BusyError,
+    ConnectionLostError,
+    KeysError,
+    RequestError,
+    ServiceError,
+    UnavailableError,
+)
 
 FAILED = 1
 USAGE = 2
 UNAVAILABLE = 69
+TRY_AGAIN = 75
+NO_PERMISSION = 77
 BAD_CONFIG = 78
 INTERRUPTED = 130
 
@@ -24,4 +33,10 @@ def exit_code(error: AvatarForcingError) -> int:
         return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE
-    return UNAVAILABLE if isinstance(error, UnavailableError) else FAILED
+    if isinstance(error, KeysError):
+        return NO_PERMISSION
+    if isinstance(error, BusyError):
+        return TRY_AGAIN
+    if isinstance(error, UnavailableError | ConnectionLostError):
+        return UNAVAILABLE
+    return TRY_AGAIN if isinstance(error, ServiceError) and error.retryable else FAILED

@@ -35,6 +35,9 @@ class Metrics:
         self.dropped = counter("af_frames_dropped_total", "Pictures not sent.", ["reason"])
         self.underruns = counter("af_audio_underruns_total", "Blocks with silence for speech.")
         self.interrupts = counter("af_interrupts_total", "Interruptions.")
+        self.handshake_failures = gauge(
+            "af_zmq_handshake_failures", "Connections refused for their keys."
+        )
         self.errors = counter("af_errors_total", "Errors sent.", ["code"])
 
     def page(self) -> bytes:

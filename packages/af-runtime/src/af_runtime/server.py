@@ -77,13 +77,22 @@ class Server:
         self._streams = itertools.count()
         self._drain_s: float | None = None
         self._deadline_s = NEVER
-        self.turned_s = clock()
-        """When the loop last turned: a sign of life."""
+        self._turned_s = clock()
 
     @property
     def num_sessions(self) -> int:
         """Sessions that have not ended."""
         return len(self._hosted)
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect to."""
+        return self._transport.endpoint
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the loop last turned."""
+        return self._clock() - self._turned_s
 
     @property
     def is_draining(self) -> bool:
@@ -126,10 +135,11 @@ class Server:
             timeout_s = 0.0
         for answer in self._worker.answers():
             self._take(answer)
-        self.turned_s = self._clock()
-        self._watch(self.turned_s)
+        self._turned_s = self._clock()
+        self.metrics.handshake_failures.set(self._transport.handshake_failures)
+        self._watch(self._turned_s)
         for hosted in list(self._hosted.values()):
-            self._advance(hosted, self.turned_s)
+            self._advance(hosted, self._turned_s)
 
     def _advance(self, hosted: Hosted, now_s: float) -> None:
         """Let a session send what is due and hear what it may."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -28,11 +29,17 @@ class AsyncAvatarClient:
         cls,
         endpoint: str = DEFAULT_ENDPOINT,
         *,
+        key: Path | None = None,
+        server_key: Path | None = None,
         timeout_s: float = TIMEOUT_S,
         link: Link | None = None,
     ) -> "AsyncAvatarClient":
-        """Connect; raises `ConnectionLostError` if no worker answers in time."""
-        client = cls(link or connected(endpoint))
+        """Connect; raises `ConnectionLostError` if no worker answers in time.
+
+        ``key`` is the file with this client's secret key, ``server_key`` the one with the worker's
+        public key, both made by ``af-runtime keys new``.
+        """
+        client = cls(link or connected(endpoint, key, server_key))
         made = client._link
         try:
             await client._changes.until(lambda: bool(made.hello or made.error), timeout_s)
@@ -129,11 +136,8 @@ class AsyncAvatarStream:
         self._link.forget(self._core)
 
     def events(self) -> list[Event]:
-        """Return what has happened since the last call."""
-        with self._core.lock:
-            events = list(self._core.events)
-            self._core.events.clear()
-        return events
+        """Return what has happened since the last call, up to the frame that is next."""
+        return self._core.take_events()
 
     async def __aiter__(self) -> AsyncIterator[MediaFrame]:
         """Yield frames until the session has ended; raises what ended it, if it failed."""

@@ -89,8 +89,8 @@ class Link:
         """Return the error of a worker that does not answer."""
         return ConnectionLostError(
             "connection.lost",
-            f"No stream worker answers at {self.endpoint}. Is `af-runtime serve` running there, "
-            "with the same keys?",
+            f"No stream worker answers at {self.endpoint}. "
+            + (self._transport.problem or "Is `af-runtime serve` running there?"),
             retryable=True,
         )
 

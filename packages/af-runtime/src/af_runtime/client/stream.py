@@ -42,8 +42,8 @@ class StreamCore:
         self.epoch = self.segment = 0
         self.is_open = self.is_closed = False
         self.error: ServiceError | None = None
-        self.events: deque[Event] = deque(maxlen=KEPT_EVENTS)
-        self._frames: deque[MediaFrame] = deque()
+        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._coming: deque[MediaFrame | Event] = deque()
         self._waiting: deque[Sound] = deque()
         self._resampler: Resampler | None = None
         self._rate = AUDIO_HZ
@@ -105,8 +105,8 @@ class StreamCore:
             self._has_spoken, self._resampler = False, None
             self._waiting.clear()
             self._say(client.Interrupt, epoch=self.epoch, mode=mode)
-            self._num_taken += len(self._frames)
-            self._frames.clear()
+            self._num_taken += sum(isinstance(one, MediaFrame) for one in self._coming)
+            self._coming = deque(x for x in self._coming if not isinstance(x, MediaFrame))
             self._grant()
             return self.epoch
 
@@ -125,11 +125,22 @@ class StreamCore:
     def take_frame(self) -> MediaFrame | None:
         """Return the next frame, if one is there, and grant credit for another."""
         with self.lock:
-            if not self._frames:
+            self._pass_events()
+            if not self._coming:
                 return None
+            frame = self._coming.popleft()
+            assert isinstance(frame, MediaFrame)
             self._num_taken += 1
             self._grant()
-            return self._frames.popleft()
+            return frame
+
+    def take_events(self) -> list[Event]:
+        """Return what has happened up to the frame that is next."""
+        with self.lock:
+            self._pass_events()
+            events = list(self._events)
+            self._events.clear()
+            return events
 
     def fail(self, error: ServiceError) -> None:
         """The session is no more."""
@@ -148,12 +159,12 @@ class StreamCore:
                 case server.Media():
                     self._take(message, arrays)
                 case server.SegmentStarted(segment=segment, epoch=epoch, pts=pts):
-                    self.events.append(SegmentStarted(segment, epoch, pts))
+                    self._coming.append(SegmentStarted(segment, epoch, pts))
                 case server.SegmentFinished(segment=segment, epoch=epoch, position=position):
                     ended = SegmentFinished(segment, epoch, position, message.interrupted)
-                    self.events.append(ended)
+                    self._coming.append(ended)
                 case server.Warn(code=code):
-                    self.events.append(Warned(code, message.message))
+                    self._coming.append(Warned(code, message.message))
                 case server.Error() if message.fatal:
                     text, code = message.message, message.code
                     self.fail(ServiceError(code, text, retryable=message.retryable))
@@ -178,7 +189,13 @@ class StreamCore:
             num_samples=message.num_samples,
             is_repeat=message.kind in ("repeat", "late"),
         )
-        self._frames.append(frame)
+        self._coming.append(frame)
+
+    def _pass_events(self) -> None:
+        """Let events happen that come before the next frame."""
+        while self._coming and not isinstance(event := self._coming[0], MediaFrame):
+            self._events.append(event)
+            self._coming.popleft()
 
     def _grant(self) -> None:
         """Let more frames come, once half of the window is free."""

@@ -1,6 +1,7 @@
 """The client that waits: for scripts, threads and tests."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -28,11 +29,17 @@ class AvatarClient:
         self,
         endpoint: str = DEFAULT_ENDPOINT,
         *,
+        key: Path | None = None,
+        server_key: Path | None = None,
         timeout_s: float = TIMEOUT_S,
         link: Link | None = None,
     ) -> None:
-        """Connect; raises `ConnectionLostError` if no worker answers in time."""
-        self._link = link or connected(endpoint)
+        """Connect; raises `ConnectionLostError` if no worker answers in time.
+
+        ``key`` is the file with this client's secret key, ``server_key`` the one with the worker's
+        public key, both made by ``af-runtime keys new``.
+        """
+        self._link = link or connected(endpoint, key, server_key)
         if not self._link.wait_for(self._is_answered, timeout_s):
             self.close()
             raise self._link.lost()
@@ -146,11 +153,8 @@ class AvatarStream:
         self._link.forget(self._core)
 
     def events(self) -> list[Event]:
-        """Return what has happened since the last call."""
-        with self._core.lock:
-            events = list(self._core.events)
-            self._core.events.clear()
-        return events
+        """Return what has happened since the last call, up to the frame that is next."""
+        return self._core.take_events()
 
     def next_frame(self, timeout_s: float | None = None) -> MediaFrame | None:
         """Return the next frame; None after the timeout, and when the session has ended."""

@@ -18,6 +18,11 @@ class ServerTransport(Protocol):
         """Where clients connect to."""
         ...
 
+    @property
+    def handshake_failures(self) -> int:
+        """Connections that were refused."""
+        ...
+
     def receive(self, timeout_s: float) -> tuple[Peer, Frames] | None:
         """Return the next message and who sent it; None after the timeout or a `wake`."""
         ...
@@ -40,6 +45,11 @@ class ServerTransport(Protocol):
 
 class ClientTransport(Protocol):
     """A client's end: one line to one worker, which comes back when it was broken."""
+
+    @property
+    def problem(self) -> str:
+        """What is known to be wrong with the line; empty if nothing is."""
+        ...
 
     def receive(self, timeout_s: float) -> Frames | None:
         """Return the next message; None after the timeout or a `wake`."""

@@ -12,6 +12,7 @@ class InprocServer:
     """The worker's end; ``connect`` makes the ends of clients."""
 
     endpoint = "inproc"
+    handshake_failures = 0
 
     def __init__(self) -> None:
         self._inbox: queue.Queue[tuple[Peer, Frames] | None] = queue.Queue()
@@ -49,6 +50,8 @@ class InprocServer:
 
 class InprocClient:
     """A client's end."""
+
+    problem = ""
 
     def __init__(
         self,

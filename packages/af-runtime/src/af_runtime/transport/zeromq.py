@@ -2,23 +2,33 @@
 
 ZeroMQ drops what it cannot deliver unless it is told otherwise: the router is mandatory (a message
 to nobody, or past the high-water mark, is an error), a client that comes back takes its name over,
-and heartbeats find dead lines.
+and heartbeats find dead lines. A handshake that fails is silent too: a monitor hears it.
 """
 
+import errno
 import socket
 from contextlib import suppress
 from typing import Any
 
 import zmq
 
-from af_runtime.errors import PeerGoneError, RequestError, UnavailableError
+from af_runtime.errors import BusyError, PeerGoneError, RequestError, UnavailableError
 from af_runtime.transport.base import Frames, Peer
+from af_runtime.transport.curve import ClientKeys, Guard, ServerKeys
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Larger frames end the connection before they are read."""
 
 QUEUE_MESSAGES = 1_000
 """Messages to one peer that may wait for the network; credits keep far below it."""
+
+HANDSHAKE_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+REFUSED = "The two do not agree about keys: one has none, or the worker does not allow this one."
 
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 3_000
@@ -27,11 +37,14 @@ HEARTBEAT_TIMEOUT_MS = 3_000
 class ZmqServer:
     """The worker's end, bound to an endpoint such as ``tcp://127.0.0.1:5700``."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: ServerKeys | None = None) -> None:
         self._context = zmq.Context()
+        self._guard = None if keys is None else Guard(self._context, keys)
         self._socket = _socket(self._context, zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        if keys is not None:
+            keys.protect(self._socket)
         self._waker = _Waker(self._socket)
         try:
             self._socket.bind(endpoint)
@@ -60,17 +73,26 @@ class ZmqServer:
         """See ``ServerTransport.wake``."""
         self._waker.wake()
 
+    @property
+    def handshake_failures(self) -> int:
+        """Connections that were refused: no key, or one that is not allowed."""
+        return self._waker.handshake_failures
+
     def close(self, linger_s: float = 0.0) -> None:
         """See ``ServerTransport.close``."""
+        if self._guard is not None:
+            self._guard.close()
         _close(self._context, self._socket, self._waker, linger_s)
 
 
 class ZmqClient:
     """A client's end. It connects in the background, and again whenever the line was cut."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: ClientKeys | None = None) -> None:
         self._context = zmq.Context()
         self._socket = _socket(self._context, zmq.DEALER)
+        if keys is not None:
+            keys.protect(self._socket)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # what is sent goes to a line that is up
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 32_000)
@@ -94,6 +116,11 @@ class ZmqClient:
         except zmq.Again as e:
             raise PeerGoneError("There is no connection to the worker.") from e
 
+    @property
+    def problem(self) -> str:
+        """See ``ClientTransport.problem``."""
+        return REFUSED if self._waker.handshake_failures else ""
+
     def wake(self) -> None:
         """See ``ClientTransport.wake``."""
         self._waker.wake()
@@ -104,16 +131,19 @@ class ZmqClient:
 
 
 class _Waker:
-    """Waits for a socket and for a byte that any thread may send."""
+    """Waits for a socket, for a byte that any thread may send, and for handshakes that fail."""
 
     def __init__(self, of: "zmq.Socket[Any]") -> None:
         self._of = of
+        self.handshake_failures = 0
+        self._monitor = of.get_monitor_socket(HANDSHAKE_FAILED)
         self._here, self._there = socket.socketpair()
         self._here.setblocking(False)
         self._there.setblocking(False)
         self._poller = zmq.Poller()
         self._poller.register(of, zmq.POLLIN)
         self._poller.register(self._here.fileno(), zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
 
     def wait(self, timeout_s: float) -> bool:
         """Return whether a message is there."""
@@ -121,6 +151,9 @@ class _Waker:
         if self._here.fileno() in events:
             with suppress(BlockingIOError):
                 self._here.recv(4096)
+        if self._monitor in events:
+            self._monitor.recv_multipart()
+            self.handshake_failures += 1
         return self._of in events
 
     def wake(self) -> None:
@@ -128,8 +161,15 @@ class _Waker:
             self._there.send(b"\0")
 
     def close(self) -> None:
+        self._of.disable_monitor()
+        self._monitor.close(linger=0)
         self._here.close()
         self._there.close()
+
+
+def library() -> tuple[str, bool]:
+    """Return the version of libzmq, and whether it can encrypt."""
+    return zmq.zmq_version(), zmq.has("curve")
 
 
 def _socket(context: "zmq.Context[Any]", kind: int) -> "zmq.Socket[Any]":
@@ -148,14 +188,16 @@ def _socket(context: "zmq.Context[Any]", kind: int) -> "zmq.Socket[Any]":
 def _close(
     context: "zmq.Context[Any]", of: "zmq.Socket[Any]", waker: _Waker, linger_s: float
 ) -> None:
-    of.close(linger=round(linger_s * 1e3))
     waker.close()
+    of.close(linger=round(linger_s * 1e3))
     context.term()
 
 
 def _bind_error(endpoint: str, error: zmq.ZMQError) -> RequestError | UnavailableError:
-    if error.errno in (zmq.EADDRINUSE, zmq.EADDRNOTAVAIL):
-        return UnavailableError(f"{endpoint} cannot be bound: {error.strerror}.")
+    if error.errno == zmq.EADDRINUSE:
+        return BusyError(f"{endpoint} is in use; choose another port, or port * for a free one.")
+    if error.errno in (zmq.EADDRNOTAVAIL, errno.ENODEV):
+        return UnavailableError(f"{endpoint} cannot be bound: this machine has no such address.")
     return RequestError(
         f"{endpoint!r} is no endpoint to bind ({error.strerror}); one is tcp://127.0.0.1:5700."
     )
