@@ -18,6 +18,11 @@ from af_runtime.exit_codes import INTERRUPTED, UNAVAILABLE, exit_code
 
 COMMANDS = {
     "generate": "Make a video of a portrait that speaks an audio file.",
+    "serve": "Serve an avatar to clients: speech in, frames out, over ZeroMQ.",
+    "say": "Let a stream worker speak an audio file, and write the video.",
+    "ping": "See whether a stream worker answers, and how quickly.",
+    "keys": "Make the keys of encrypted connections.",
+    "doctor": "Look at this machine: what is there, what is missing, what to do.",
     "bench": "Measure speed, delay and memory of a preset on this machine.",
     "validate": "Check a pipeline file or preset: all errors at once, nothing is loaded.",
     "explain": "Show what a pipeline will do: formats, delay, memory, who provides what.",

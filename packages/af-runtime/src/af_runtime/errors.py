@@ -25,3 +25,38 @@ class DownloadError(AvatarForcingError):
 
 class AccessError(AvatarForcingError):
     """The hub does not let this user have a file; a token or an accepted licence would help."""
+
+
+class ProtocolError(AvatarForcingError):
+    """A message that the wire protocol does not allow; ``code`` is one of docs/protocol.md."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.session: str | None = None
+        """The session whose message it was, if that could be read."""
+        super().__init__(message)
+
+
+class ServiceError(AvatarForcingError):
+    """A stream worker refused something or failed; ``code`` is one of docs/protocol.md."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        self.code = code
+        self.retryable = retryable
+        super().__init__(message)
+
+
+class ConnectionLostError(ServiceError):
+    """A stream worker does not answer, or not any more."""
+
+
+class PeerGoneError(AvatarForcingError):
+    """The other end of a transport has gone, or does not read what it has asked for."""
+
+
+class BusyError(UnavailableError):
+    """What is needed is in use just now, such as a port; trying again later may help."""
+
+
+class KeysError(AvatarForcingError):
+    """Keys are missing, wrong or readable by others, or there should be some."""

@@ -9,7 +9,16 @@ from af_core.errors import (
     WeightsError,
 )
 
-from af_runtime.errors import AccessError, DownloadError, RequestError, UnavailableError
+from af_runtime.errors import (
+    AccessError,
+    BusyError,
+    ConnectionLostError,
+    DownloadError,
+    KeysError,
+    RequestError,
+    ServiceError,
+    UnavailableError,
+)
 
 FAILED = 1
 USAGE = 2
@@ -26,8 +35,10 @@ def exit_code(error: AvatarForcingError) -> int:
         return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE
-    if isinstance(error, DownloadError):
-        return TRY_LATER
-    if isinstance(error, AccessError):
+    if isinstance(error, AccessError | KeysError):
         return NO_ACCESS
-    return UNAVAILABLE if isinstance(error, UnavailableError) else FAILED
+    if isinstance(error, BusyError | DownloadError):
+        return TRY_LATER
+    if isinstance(error, UnavailableError | ConnectionLostError):
+        return UNAVAILABLE
+    return TRY_LATER if isinstance(error, ServiceError) and error.retryable else FAILED

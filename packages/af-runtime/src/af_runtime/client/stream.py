@@ -1,0 +1,244 @@
+"""One session as its client keeps it: credits, epochs, and frames that wait to be taken.
+
+Nothing here waits. ``post`` sends a message; the methods named ``take`` return None when there is
+nothing. The lock is the connection's: its thread calls `receive`, any thread the rest.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from threading import RLock
+from typing import Any, Literal
+
+import numpy as np
+from af_audio import Resampler
+from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
+from numpy.typing import NDArray
+
+from af_runtime.client.values import Event, MediaFrame, SegmentFinished, SegmentStarted, Warned
+from af_runtime.errors import RequestError, ServiceError
+from af_runtime.messages import from_client as client
+from af_runtime.messages import from_server as server
+from af_runtime.messages.fields import LatePolicy
+
+PIECE = AUDIO_HZ // 2
+"""Samples of one AUDIO message at most."""
+
+KEPT_EVENTS = 1_024
+"""Events that are not taken are forgotten beyond these, oldest first."""
+
+SILENCE = np.zeros(SAMPLES_PER_FRAME, np.float32)
+
+Sound = NDArray[np.float32]
+Post = Callable[..., None]
+
+
+class StreamCore:
+    """The client's side of one session."""
+
+    def __init__(self, name: str, post: Post, lock: RLock, *, window: int) -> None:
+        self.name, self.lock = name, lock
+        self._post, self._window = post, window
+        self._seq = 0
+        self.epoch = self.segment = 0
+        self.is_open = self.is_closed = False
+        self.error: ServiceError | None = None
+        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._coming: deque[MediaFrame | Event] = deque()
+        self._waiting: deque[Sound] = deque()
+        self._resampler: Resampler | None = None
+        self._rate = AUDIO_HZ
+        self._has_spoken = False
+        self._audio_limit = self._num_pushed = 0
+        self._num_taken = 0
+        self._video_limit = window
+        self._shown: NDArray[np.uint8] | None = None
+
+    def open(self, message: client.Open, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Ask the worker for the session."""
+        self._post(message, **arrays)
+
+    def push(self, pcm: NDArray[Any], sample_rate: int) -> None:
+        """Take sound of the present utterance, [n] at any rate; `pump` sends what it may."""
+        with self.lock:
+            self._require_alive()
+            self._waiting.extend(_pieces(self._resampled(_checked(pcm), sample_rate)))
+        self.pump()
+
+    def pump(self) -> bool:
+        """Send what credit allows; return whether all that was pushed has left."""
+        with self.lock:
+            while self._waiting and not self.is_closed:
+                room = self._audio_limit - self._num_pushed
+                if room == 0:
+                    return False
+                piece = self._waiting.popleft()
+                if room < len(piece):
+                    self._waiting.appendleft(piece[room:])
+                    piece = piece[:room]
+                self._num_pushed += len(piece)
+                self._has_spoken = True
+                self._say(client.Audio, {"pcm": piece}, segment=self.segment, epoch=self.epoch)
+            return True
+
+    def end_speech(self) -> None:
+        """Let the resampler give what it holds back."""
+        with self.lock:
+            if self._resampler is not None:
+                self._waiting.extend(_pieces(self._resampler.flush()[0]))
+                self._resampler = None
+        self.pump()
+
+    def end_segment(self) -> int:
+        """End the utterance, all of which has left; return its number."""
+        with self.lock:
+            self._require_alive()
+            ended, self.segment = self.segment, self.segment + 1
+            self._has_spoken = False
+            self._say(client.SegmentEnd, segment=ended, epoch=self.epoch)
+            return ended
+
+    def interrupt(self, mode: Literal["now", "block"]) -> int:
+        """Stop speaking: discard what waits here, and let the worker do so; return the epoch."""
+        with self.lock:
+            self._require_alive()
+            self.epoch, self.segment = self.epoch + 1, self.segment + self._has_spoken
+            self._has_spoken, self._resampler = False, None
+            self._waiting.clear()
+            self._say(client.Interrupt, epoch=self.epoch, mode=mode)
+            self._num_taken += sum(isinstance(one, MediaFrame) for one in self._coming)
+            self._coming = deque(x for x in self._coming if not isinstance(x, MediaFrame))
+            self._grant()
+            return self.epoch
+
+    def update(self, late_policy: LatePolicy) -> None:
+        """Change what is done about late frames."""
+        with self.lock:
+            self._require_alive()
+            self._say(client.Update, late_policy=late_policy)
+
+    def close(self, mode: Literal["drain", "abort"]) -> None:
+        """Let the session end; nothing happens if it has ended."""
+        with self.lock:
+            if not self.is_closed:
+                self._say(client.Close, mode=mode)
+
+    def take_frame(self) -> MediaFrame | None:
+        """Return the next frame, if one is there, and grant credit for another."""
+        with self.lock:
+            self._pass_events()
+            if not self._coming:
+                return None
+            frame = self._coming.popleft()
+            assert isinstance(frame, MediaFrame)
+            self._num_taken += 1
+            self._grant()
+            return frame
+
+    def take_events(self) -> list[Event]:
+        """Return what has happened up to the frame that is next."""
+        with self.lock:
+            self._pass_events()
+            events = list(self._events)
+            self._events.clear()
+            return events
+
+    def fail(self, error: ServiceError) -> None:
+        """The session is no more."""
+        with self.lock:
+            if not self.is_closed:
+                self.error, self.is_closed = error, True
+
+    def receive(self, message: server.FromServer, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take a message of the worker."""
+        with self.lock:
+            match message:
+                case server.Opened():
+                    self._audio_limit, self.is_open = message.audio_limit, True
+                case server.AudioCredit():
+                    self._audio_limit = max(self._audio_limit, message.audio_limit)
+                case server.Media():
+                    self._take(message, arrays)
+                case server.SegmentStarted(segment=segment, epoch=epoch, pts=pts):
+                    self._coming.append(SegmentStarted(segment, epoch, pts))
+                case server.SegmentFinished(segment=segment, epoch=epoch, position=position):
+                    ended = SegmentFinished(segment, epoch, position, message.interrupted)
+                    self._coming.append(ended)
+                case server.Warn(code=code):
+                    self._coming.append(Warned(code, message.message))
+                case server.Error() if message.fatal:
+                    text, code = message.message, message.code
+                    self.fail(ServiceError(code, text, retryable=message.retryable))
+                case server.Closed():
+                    self.is_closed = True
+        self.pump()
+
+    def _take(self, message: server.Media, arrays: Mapping[str, NDArray[Any]]) -> None:
+        picture = arrays.get("video", self._shown)
+        if message.epoch < self.epoch or picture is None:
+            self._num_taken += 1
+            self._grant()
+            return
+        self._shown = picture
+        audio = arrays.get("audio")
+        frame = MediaFrame(
+            video=picture,
+            audio=SILENCE if audio is None else audio,
+            pts=message.pts,
+            epoch=message.epoch,
+            segment=None if audio is None else message.segment,
+            num_samples=message.num_samples,
+            is_repeat=message.kind in ("repeat", "late"),
+        )
+        self._coming.append(frame)
+
+    def _pass_events(self) -> None:
+        """Let events happen that come before the next frame."""
+        while self._coming and not isinstance(event := self._coming[0], MediaFrame):
+            self._events.append(event)
+            self._coming.popleft()
+
+    def _grant(self) -> None:
+        """Let more frames come, once half of the window is free."""
+        limit = self._num_taken + self._window
+        if not self.is_closed and limit - self._video_limit >= self._window // 2:
+            self._video_limit = limit
+            self._say(client.VideoCredit, video_limit=limit)
+
+    def _say(
+        self, kind: Callable[..., Any], arrays: Mapping[str, Any] | None = None, **fields: Any
+    ) -> None:
+        self._seq += 1
+        self._post(kind(session=self.name, seq=self._seq, **fields), **(arrays or {}))
+
+    def _resampled(self, pcm: Sound, rate: int) -> Sound:
+        if self._resampler is None:
+            self._resampler, self._rate = Resampler(rate), rate
+        if rate != self._rate:
+            raise RequestError(
+                f"This utterance began at {self._rate} Hz and goes on at {rate}; end it first."
+            )
+        return self._resampler.step(pcm[None])[0]
+
+    def _require_alive(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self.is_closed:
+            raise RequestError("This stream has ended; open another.")
+
+
+def _checked(pcm: NDArray[Any]) -> Sound:
+    """Return mono sound as float32 [n]; 16-bit integers are scaled."""
+    samples = np.asarray(pcm)
+    if samples.dtype == np.int16:
+        samples = samples.astype(np.float32) / np.float32(32768)
+    if samples.ndim != 1 or samples.dtype != np.float32 or not np.isfinite(samples).all():
+        raise RequestError(
+            f"Sound is float32 or int16 [n], mono and finite; this is {samples.dtype} "
+            f"{list(samples.shape)}."
+        )
+    return samples
+
+
+def _pieces(sound: Sound) -> list[Sound]:
+    """Cut sound into messages; a copy, since it is sent later and without another."""
+    return [sound[i : i + PIECE].copy() for i in range(0, len(sound), PIECE)]

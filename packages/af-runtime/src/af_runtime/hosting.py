@@ -1,0 +1,182 @@
+"""One session as the worker hosts it: its value, its clock, and the numbers of its messages."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from af_runtime.messages import from_client as client
+from af_runtime.messages import from_server as server
+from af_runtime.messages.codes import Code
+from af_runtime.metrics import Metrics
+from af_runtime.pacing import SLOT_S, Pacer
+from af_runtime.session.drawing import drawn, feed
+from af_runtime.session.receiving import opened, receive
+from af_runtime.session.reports import closed
+from af_runtime.session.sending import granted, repeat, send, settled
+from af_runtime.session.state import Feed, Outgoing, Phase, Picture, Session, Step
+from af_runtime.transport.base import Peer
+
+GRACE_S = SLOT_S / 2
+"""How late a picture may be before another is sent in its place."""
+
+STALL_S = 0.5
+"""Beyond this the clock stands still: nobody wants half a second of repeated pictures at once."""
+
+NEVER = float("inf")
+
+
+class Hosted:
+    """A session, and the messages that wait to be sent to its client."""
+
+    def __init__(
+        self, session: Session, peer: Peer, stream: int, now_s: float, metrics: Metrics
+    ) -> None:
+        self.session, self.peer, self.stream = session, peer, stream
+        self.opened_s = now_s
+        self._metrics = metrics
+        self._pacer: Pacer | None = None
+        self._is_late = False
+        self._seq = 0
+        self._outbox: list[Outgoing] = []
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the session has ended."""
+        return self.session.phase is Phase.CLOSED
+
+    def seen(self) -> None:
+        """The avatar has seen the portrait."""
+        if self.session.phase is Phase.OPENING:
+            self._note(opened(self.session))
+
+    def receive(self, message: client.InSession, pcm: Any) -> None:
+        """Take a message of the client; raises `ProtocolError`."""
+        self._note(receive(self.session, message, pcm))
+        if isinstance(message, client.Interrupt):
+            self._metrics.interrupts.inc()
+            self._is_late = False
+
+    def drawn(self, pictures: Picture, seconds: float) -> None:
+        """The avatar has answered a block."""
+        self._metrics.block_s.labels("avatar").observe(seconds)
+        before = len(self.session.ready)
+        self.session = drawn(self.session, pictures)
+        discarded = before + len(pictures) - len(self.session.ready)
+        self._metrics.dropped.labels("discarded").inc(discarded)
+
+    def close(self, reason: str) -> None:
+        """End the session now."""
+        if not self.is_closed:
+            self._note(closed(self.session, reason))
+
+    def feed(self) -> Feed | None:
+        """Return the next block for the avatar, if it may hear one now."""
+        self.session, block = feed(self.session, fill=self._may_fill())
+        if block is not None and block.is_underrun:
+            self._metrics.underruns.inc()
+            self._warn(Code.AUDIO_UNDERRUN, "Speech was due and had not come; silence was put in.")
+        return block
+
+    def advance(self, now_s: float) -> None:
+        """Send what may be sent by now, grant credit, and close what has come to its end."""
+        for step in self._play(now_s):
+            self._note(step)
+        self._note(granted(self.session))
+        self._note(settled(self.session))
+
+    def wake_s(self) -> float:
+        """Return when `advance` has something to do though nothing arrives."""
+        if self._pacer is None or self.is_closed or not self.session.has_video_credit:
+            return NEVER
+        if self.session.ready:
+            return self._pacer.due_s
+        is_waiting = self.session.late_policy != "repeat" or self.session.is_flushed
+        return NEVER if is_waiting else self._pacer.due_s + GRACE_S
+
+    def outgoing(self) -> Iterator[Outgoing]:
+        """Return the messages that wait, numbered, and forget them."""
+        waiting, self._outbox = self._outbox, []
+        for message, buffers in waiting:
+            yield msgspec.structs.replace(message, seq=self._seq), buffers
+            self._seq += 1
+
+    def _may_fill(self) -> bool:
+        """Whether silence may be put in where no speech is waiting: only to keep real time.
+
+        While an utterance is open, as late as possible: its sound may just be on its way.
+        """
+        if self.session.rules.pacing == "fast":
+            return False
+        size = self.session.rules.block_frames
+        most = size // 4 if self.session.is_speech_open else size - 1
+        return len(self.session.ready) <= most
+
+    def _play(self, now_s: float) -> Iterable[Step]:
+        """Yield the steps that send the frames that are due; each begins with the one before."""
+        if self.session.rules.pacing == "fast":
+            while self.session.ready and self.session.has_video_credit:
+                yield send(self.session)
+            return
+        while (step := self._next_slot(now_s)) is not None:
+            yield step
+
+    def _next_slot(self, now_s: float) -> Step | None:
+        session = self.session
+        if self._pacer is None:
+            if not session.ready:
+                return None
+            self._pacer = Pacer(now_s)
+        late_s = now_s - self._pacer.due_s
+        if late_s < 0:
+            return None
+        if not session.has_video_credit or late_s > STALL_S:
+            self._pacer = self._pacer.held(now_s)
+            late_s = 0.0
+        if not session.has_video_credit:
+            return None
+        return self._shown(now_s, late_s) if session.ready else self._missed(late_s)
+
+    def _shown(self, now_s: float, late_s: float) -> Step:
+        """Send the frame that is ready, ``late_s`` after its time."""
+        assert self._pacer is not None
+        is_late = late_s > SLOT_S
+        if is_late:
+            self._miss()
+        if is_late and self.session.late_policy == "stretch":
+            self._pacer = self._pacer.held(now_s)
+        self._is_late = is_late
+        self._pacer = self._pacer.after()
+        return send(self.session, is_late=is_late and self.session.late_policy == "drop")
+
+    def _missed(self, late_s: float) -> Step | None:
+        """Nothing is ready though a frame is due: repeat the last one, or wait."""
+        assert self._pacer is not None
+        may_repeat = self.session.late_policy == "repeat" and not self.session.is_flushed
+        if not may_repeat or late_s < GRACE_S or self.session.shown is None:
+            return None
+        self._miss()
+        self._pacer = self._pacer.after()
+        return repeat(self.session)
+
+    def _miss(self) -> None:
+        """Count and tell that frames begin to be late."""
+        if not self._is_late:
+            self._metrics.misses.labels("avatar").inc()
+            self._warn(Code.DEADLINE_MISSED, "A frame was not drawn in time.")
+        self._is_late = True
+
+    def _warn(self, code: Code, text: str) -> None:
+        self._outbox.append((server.Warn(session=self.session.name, code=code, message=text), {}))
+
+    def _note(self, step: Step) -> None:
+        self.session, out = step
+        self._outbox += out
+        for message, _ in out:
+            self._count(message)
+
+    def _count(self, message: object) -> None:
+        if isinstance(message, server.Media):
+            self._metrics.frames.labels(message.kind).inc()
+            if message.kind == "late":
+                self._metrics.dropped.labels("late").inc()

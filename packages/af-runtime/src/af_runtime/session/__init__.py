@@ -1,0 +1,1 @@
+"""One session of the stream worker as a value, and the pure functions that carry it on."""

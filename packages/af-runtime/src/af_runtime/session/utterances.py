@@ -1,0 +1,108 @@
+"""Speech that a session has received: utterances, cut into the sound of single frames."""
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+from af_core.geometry import SAMPLES_PER_FRAME
+from numpy.typing import NDArray
+
+Sound = NDArray[np.float32]
+
+
+@attrs.frozen(eq=False)
+class Tag:
+    """What a frame stands for, from the moment its sound is given to the avatar."""
+
+    segment: int | None = None
+    """The utterance; None if nothing is said."""
+    sound: Sound | None = None
+    """Float32 [640]; None is silence."""
+    num_samples: int = 0
+    """Samples of ``sound`` that came from the client."""
+    is_discarded: bool = False
+    """Whether its picture is of no use any more."""
+
+
+IDLE = Tag()
+"""A frame in which nothing is said."""
+
+
+@attrs.frozen(eq=False)
+class Utterance:
+    """One segment: what of it waits, and how much has come and gone."""
+
+    segment: int
+    pieces: tuple[Sound, ...] = ()
+    """Sound that was not given to the avatar yet."""
+    num_waiting: int = 0
+    """Samples of ``pieces`` together."""
+    num_received: int = 0
+    num_sent: int = 0
+    """Samples that were sent back with frames."""
+    silence_frames: int = 0
+    """Frames of silence to give to the avatar after the sound."""
+    has_started: bool = False
+    """Whether a frame of it was sent."""
+    has_ended: bool = False
+    """Whether the client has said that no more comes."""
+    is_reported: bool = False
+    """Whether the client was told that it has finished."""
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether all of it is with the avatar."""
+        return self.has_ended and self.num_waiting == 0 and self.silence_frames == 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of it was sent back."""
+        return self.has_ended and self.num_sent == self.num_received
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that wait, the last one filled up, silence included."""
+        return -(-self.num_waiting // SAMPLES_PER_FRAME) + self.silence_frames
+
+
+def with_sound(utterance: Utterance, sound: Sound) -> Utterance:
+    """Return the utterance with more sound at its end."""
+    return attrs.evolve(
+        utterance,
+        pieces=(*utterance.pieces, sound),
+        num_waiting=utterance.num_waiting + len(sound),
+        num_received=utterance.num_received + len(sound),
+    )
+
+
+def take_frame(utterances: Sequence[Utterance]) -> tuple[Tag | None, tuple[Utterance, ...]]:
+    """Return the tag of the next frame that may be drawn, and what is left; None if none may.
+
+    A frame needs 640 samples, or fewer and the end of the utterance.
+    """
+    for i, one in enumerate(utterances):
+        if one.is_taken:
+            continue
+        if one.num_waiting >= SAMPLES_PER_FRAME or (one.has_ended and one.num_waiting):
+            tag, rest = _cut(one)
+        elif one.has_ended:
+            tag, rest = IDLE, attrs.evolve(one, silence_frames=one.silence_frames - 1)
+        else:
+            break
+        return tag, (*utterances[:i], rest, *utterances[i + 1 :])
+    return None, tuple(utterances)
+
+
+def _cut(utterance: Utterance) -> tuple[Tag, Utterance]:
+    """Cut the next frame off the sound that waits; silence fills it if it is the last."""
+    sound, used = np.zeros(SAMPLES_PER_FRAME, np.float32), 0
+    pieces = list(utterance.pieces)
+    while pieces and used < SAMPLES_PER_FRAME:
+        count = min(len(pieces[0]), SAMPLES_PER_FRAME - used)
+        sound[used : used + count] = pieces[0][:count]
+        used += count
+        pieces[0] = pieces[0][count:]
+        if not len(pieces[0]):
+            del pieces[0]
+    rest = attrs.evolve(utterance, pieces=tuple(pieces), num_waiting=utterance.num_waiting - used)
+    return Tag(utterance.segment, sound, used), rest

@@ -1,0 +1,1 @@
+"""How frames of bytes travel between clients and a worker; only `transport.zeromq` knows zmq."""
