@@ -7,7 +7,8 @@ answered while a block is being drawn.
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -139,7 +140,8 @@ class Server:
         self.metrics.handshake_failures.set(self._transport.handshake_failures)
         self._watch(self._turned_s)
         for hosted in list(self._hosted.values()):
-            self._advance(hosted, self._turned_s)
+            with self._alone(hosted):
+                self._advance(hosted, self._turned_s)
 
     def _advance(self, hosted: Hosted, now_s: float) -> None:
         """Let a session send what is due and hear what it may."""
@@ -148,6 +150,17 @@ class Server:
         if block is not None:
             self._worker.draw(hosted.stream, block.samples, is_last=block.is_last)
         self._flush(hosted)
+
+    @contextmanager
+    def _alone(self, hosted: Hosted) -> Iterator[None]:
+        """Let what goes wrong with a session end that session and no other."""
+        try:
+            yield
+        except ProtocolError as e:
+            self._fail(hosted, Code(e.code), str(e))
+        except Exception as e:
+            log.exception("a fault of this worker has ended a session")
+            self._fail(hosted, Code.INTERNAL, f"A fault of the worker: {type(e).__name__}: {e}")
 
     def _flush(self, hosted: Hosted) -> None:
         """Send what a session has to say; if its client has gone, so has the session."""
@@ -198,13 +211,14 @@ class Server:
         hosted = self._hosted.get(answer.stream)
         if hosted is None:
             return
-        match answer:
-            case Seen():
-                hosted.seen()
-            case Drawn():
-                hosted.drawn(answer.pictures, answer.seconds)
-            case Failed():
-                self._fail(hosted, answer.code, answer.message)
+        with self._alone(hosted):
+            match answer:
+                case Seen():
+                    hosted.seen()
+                case Drawn():
+                    hosted.drawn(answer.pictures, answer.seconds)
+                case Failed():
+                    self._fail(hosted, answer.code, answer.message)
 
     def _receive(self, peer: Peer, frames: Frames) -> None:
         """Take what came from a client; whatever it is, the worker goes on."""
@@ -236,12 +250,9 @@ class Server:
                     self._converse(hosted, message, packet.arrays.get("pcm"))
 
     def _converse(self, hosted: Hosted, message: client.InSession, pcm: Any) -> None:
-        try:
+        with self._alone(hosted):
             hosted.receive(message, pcm)
-        except ProtocolError as e:
-            self._fail(hosted, Code(e.code), str(e))
-            return
-        self._flush(hosted)
+            self._flush(hosted)
 
     def _find(self, peer: Peer, name: str | None) -> Hosted | None:
         return next((one for one in self._of(peer) if one.session.name == name), None)
