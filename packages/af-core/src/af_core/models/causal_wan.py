@@ -229,15 +229,17 @@ class CausalWan(nn.Module):
         portrait: Tensor,
         plan: Plan,
         text: Tensor | None = None,
+        memory: KeyValues | None = None,
     ) -> Tensor:
         """Run the whole network once on raw inputs, differentiably: the face of training.
 
-        ``latents [b, f, c, h, w]``, ``timesteps [b, f]`` in [0, 1000], ``audio_rows
-        [b, 4 f, audio_dim]``, ``portrait [b, 1, c, h, w]``.
+        ``latents [b, f, c, h, w]``, ``timesteps [b or 1, f]`` in [0, 1000], ``audio_rows
+        [b, 4 f, audio_dim]``, ``portrait [b, 1, c, h, w]``; ``memory`` is read where the plan
+        says, as a stream would have left it.
         """
         conditions = self.open(portrait, text)
         audio = self.embed_audio(audio_rows)
-        out = self(latents, self.modulation(timesteps), audio, conditions, plan)
+        out = self(latents, self.modulation(timesteps), audio, conditions, plan, memory)
         if out is None:
             raise ConfigError("Every frame of this plan is silent: there is nothing to predict.")
         return out
