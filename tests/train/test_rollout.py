@@ -13,7 +13,7 @@ FACE = tiny.portrait(b=B)
 ROWS = tiny.speech(BLOCKS, BLOCK, b=B)
 SEEDS = (11, 12)
 LEVELS_AT_OFFSET = {0: [4, 1, 2, 3, 4], 1: [3, 4, 1, 2, 3], 2: [2, 3, 4, 1, 2], 3: [1, 2, 3, 4, 1]}
-"""Rung (1 is the cleanest) at which each block carries gradient, nb = 5, L = 4 (training.md 3.2)."""
+"""Rung (1 is the cleanest) at which each block carries gradient, nb = 5, L = 4."""
 
 
 def engine(model=None, slots=4, passes=1, fused=False, **anchors):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
+import torch
 from torch import Tensor
 
 
@@ -36,7 +37,7 @@ class Batch:
         """Latent frames of a clip."""
         return self.rows.shape[1] // 4
 
-    def to(self, device: object) -> "Batch":
+    def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
         moved = {
             name: value.to(device) if isinstance(value, Tensor) else value

@@ -53,7 +53,7 @@ class Conditions:
     def silent(self) -> "Conditions":
         """Return the unconditional ones of guidance: no audio, no prompt, the same portrait.
 
-        Rows of zeros are "no audio"; silence is another vector (training.md, 2.4).
+        x
         """
         text = None if self.text is None else torch.zeros_like(self.text)
         return Conditions(self.portrait, torch.zeros_like(self.rows), text)

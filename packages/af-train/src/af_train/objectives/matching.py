@@ -1,7 +1,7 @@
 """Distribution matching in formulas: the generator's gradient and the critic's loss (DMD).
 
 With x_hat = (x_t + sigma^2 score) / (1 - sigma), the difference of two clean estimates is
-sigma^2 / (1 - sigma) times the difference of scores, so the gradient below descends a KL divergence.
+sigma^2 / (1 - sigma) times the difference of scores: the gradient below descends a KL divergence.
 """
 
 import torch
