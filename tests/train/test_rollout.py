@@ -165,3 +165,53 @@ def test_offsets_and_rows_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="no whole blocks"):
         roll_out(streamer, streamer.scheduler.schedule, Conditions(FACE, ROWS[:, :12]),
                  seeds=SEEDS, offset=0)  # fmt: skip
+
+
+class Listener:
+    """Notes every pass of a network."""
+
+    def __init__(self, network):
+        self.network, self.calls = network, []
+
+    def __getattr__(self, name):
+        return getattr(self.network, name)
+
+    def __call__(self, latents, modulation, audio, conditions, plan, memory=None):
+        self.calls.append((latents, modulation, audio, plan, memory.k.clone(), memory.v.clone()))
+        return self.network(latents, modulation, audio, conditions, plan, memory)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("budget", [2, 3])
+def test_a_noisy_history_is_the_keys_of_the_pass_that_emitted_and_costs_no_pass(budget):
+    model, steps = tiny.make(layers=3), 2
+    streamer = engine(model, slots=1, passes=steps, history="noisy", temporal_budget=budget)
+    listener = Listener(model)
+    rolled(attrs.evolve(streamer, denoiser=listener))
+    assert len(listener.calls) == 1 + BLOCKS * steps, "prefill and windows, nothing else"
+    cache, anchors = streamer.cache, streamer.cache.open()
+    conditions = model.open(FACE)
+    for block in range(BLOCKS - 1):
+        latents, modulation, audio, _, k, v = listener.calls[1 + block * steps + steps - 1]
+        plan, anchors = cache.absorb(anchors, 1 + block * BLOCK, BLOCK)
+        memory = type(model.allocate(conditions, 1))(k.clone(), v.clone())
+        model(latents, modulation, audio, conditions, plan, memory)
+        *_, k, v = listener.calls[1 + (block + 1) * steps]
+        assert torch.equal(memory.k, k) and torch.equal(memory.v, v)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_noisy_history_rolls_out_with_the_gradient_of_the_whole_clip(slots):
+    model = tiny.make(layers=2)
+    streamer = engine(model, slots=slots, history="noisy")
+    wanted, _ = tiny.run(streamer, ROWS, FACE, seeds=SEEDS)
+    made = rolled(streamer)
+    assert torch.equal(made.emitted, wanted.flatten(1, 2))
+    clean, _ = tiny.run(engine(model, slots=slots), ROWS, FACE, seeds=SEEDS)
+    assert (wanted - clean).abs().max() > 1e-4
+    made.backward(torch.ones_like(made.clip))
+    ours = gradients(model)
+    model.zero_grad()
+    torch.cat([clean for _, clean in made.again()], dim=1).sum().backward()
+    for name, value in gradients(model).items():
+        torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=1e-4)

@@ -119,7 +119,7 @@ class DualAnchorOptions(DualAnchorConfig, frozen=True, forbid_unknown_fields=Tru
             latents_held=int(self.style_anchor) + self.temporal_budget,
             facts={
                 "style anchor": style,
-                "temporal anchor": f"the last {_count(self.temporal_budget, 'clean latent frame')}"
+                "temporal anchor": f"the last {_count(self.temporal_budget, f'{self.history} latent frame')}"
                 if self.temporal_budget
                 else "none",
             },
