@@ -43,7 +43,7 @@ class Batch:
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in attrs.asdict(self, recurse=False).items()
         }
-        return Batch(**moved)
+        return attrs.evolve(self, **moved)
 
 
 class Source(Protocol):

@@ -74,28 +74,36 @@ def predict(
 
 
 def to_clean(network: Trainable, output: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
-    """Return x_0 = x_sigma - sigma v; an x0-prediction is x_0."""
+    """Return x_0 = x_sigma - sigma v; an x0-prediction is x_0.
+
+    ``output`` may lack leading frames of ``noisy``, those that were silent.
+    """
     if network.config.prediction == "x0":
         return output
+    noisy, sigma = noisy[:, -output.shape[1] :], sigma[:, -output.shape[1] :]
     return noisy - per_frame(sigma, noisy) * output
 
 
 def to_velocity(network: Trainable, output: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
-    """Return v = (x_sigma - x_0) / sigma; a velocity is v. Levels must be above 0 for x_0."""
+    """Return v = (x_sigma - x_0) / sigma; a velocity is v. Levels must be above 0 for x_0.
+
+    ``output`` may lack leading frames of ``noisy``, those that were silent.
+    """
     if network.config.prediction == "velocity":
         return output
+    noisy, sigma = noisy[:, -output.shape[1] :], sigma[:, -output.shape[1] :]
     return (noisy - output) / per_frame(sigma, noisy)
 
 
 def predict_clean(
     network: Trainable, noisy: Tensor, sigma: Tensor, given: Conditions, plan: Plan
 ) -> Tensor:
-    """Return the clean estimate of every noisy frame."""
+    """Return the clean estimate of every frame that is not silent."""
     return to_clean(network, predict(network, noisy, sigma, given, plan), noisy, sigma)
 
 
 def predict_velocity(
     network: Trainable, noisy: Tensor, sigma: Tensor, given: Conditions, plan: Plan
 ) -> Tensor:
-    """Return the velocity of every noisy frame."""
+    """Return the velocity of every frame that is not silent."""
     return to_velocity(network, predict(network, noisy, sigma, given, plan), noisy, sigma)

@@ -17,9 +17,9 @@ from torch import Tensor
 from af_train import draws
 from af_train.batches import Batch
 from af_train.masks import block_causal, over_clean_past
-from af_train.networks import Networks, Trainable, predict, to_clean
+from af_train.networks import Conditions, Networks, Trainable, predict_clean
 from af_train.objectives.contract import STUDENT, Losses, Turn
-from af_train.objectives.needs import conditions_of, num_blocks, states_of
+from af_train.objectives.needs import num_blocks, states_of
 
 
 @attrs.frozen(eq=False)
@@ -130,8 +130,8 @@ def at_rungs(states: Tensor, rung: Tensor) -> Tensor:
 
 def estimate(student: Trainable, batch: Batch, task: Task, sigma: Tensor) -> Tensor:
     """Return the student's clean estimate of the noisy frames, its past before them."""
-    given, noisy = conditions_of(batch), task.noisy
-    inputs = torch.cat([task.past, noisy], dim=1)
+    inputs = torch.cat([task.past, task.noisy], dim=1)
     levels = torch.cat([sigma.new_zeros(task.past.shape[:2]), sigma], dim=1)
-    given = attrs.evolve(given, rows=given.rows[:, : 4 * inputs.shape[1]])
-    return to_clean(student, predict(student, inputs, levels, given, task.plan), noisy, sigma)
+    heard = batch.rows[:, : 4 * inputs.shape[1]]
+    given = Conditions(batch.portrait, heard, batch.text)
+    return predict_clean(student, inputs, levels, given, task.plan)
