@@ -15,6 +15,7 @@ from af_train.batches import Batch
 from af_train.draws import sample_seeds, shared
 from af_train.networks import Conditions
 from af_train.objectives.contract import Turn
+from af_train.trainer import Trainer, TrainerConfig
 
 BLOCK, BLOCKS = 2, 3
 FRAMES = BLOCK * BLOCKS
@@ -73,3 +74,32 @@ def conditions(made):
 
 def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@attrs.frozen
+class Clips:
+    """A source whose samples depend on their seeds alone."""
+
+    text: bool = False
+
+    def draw(self, seeds):
+        parts = [batch(1, seed=seed % 2**31, states=5, text=self.text) for seed in seeds]
+        names = ("portrait", "rows", "clip", "states")
+        fields = {n: torch.cat([getattr(p, n) for p in parts]) for n in names}
+        text = tiny.prompt().expand(len(parts), -1, -1) if self.text else None
+        return attrs.evolve(parts[0], seeds=tuple(seeds), text=text, **fields)
+
+
+def networks(*roles):
+    made = {role: tiny.make(layers=2, seed=i) for i, role in enumerate(roles)}
+    for network in made.values():
+        network.attention.kernel = "sdpa"
+    return made
+
+
+def trainer(directory, name, rate, world=None, **options):
+    made = objective(name)
+    roles = dict.fromkeys(made.roles, rate)
+    given = {"steps": 6, "save_every": 3, "log_every": 1, "roles": roles} | options
+    models = networks(*made.roles, *made.frozen)
+    return Trainer(made, models, Clips(), TrainerConfig(**given), directory, world)

@@ -17,24 +17,9 @@ LADDER = tuple(5 * u / (1 + 4 * u) for u in (1, 0.8, 0.4, 0.2))
 CONFIG = BackfillConfig(num_clips=7, num_steps=5, batch_size=2, clips_per_shard=3)
 
 
-@attrs.frozen
-class Clips:
-    """A source whose samples depend on their seeds alone."""
-
-    text: bool = False
-
-    def draw(self, seeds):
-        parts = [t.batch(1, seed=seed % 2**31, text=self.text) for seed in seeds]
-        fields = {
-            n: torch.cat([getattr(p, n) for p in parts]) for n in ("portrait", "rows", "clip")
-        }
-        text = tiny.prompt().expand(len(parts), -1, -1) if self.text else None
-        return attrs.evolve(parts[0], seeds=tuple(seeds), text=text, **fields)
-
-
 def job(seed=0, config=CONFIG, ladder=LADDER, source=None, **network):
     teacher = tiny.make(layers=2, seed=seed, **network)
-    return Backfill(teacher, source or Clips(), ladder, config, DualAnchorCache(), t.BLOCK)
+    return Backfill(teacher, source or t.Clips(), ladder, config, DualAnchorCache(), t.BLOCK)
 
 
 def test_a_straight_field_ends_where_one_step_from_any_state_ends():
@@ -67,7 +52,7 @@ def test_trajectories_of_a_gaussian_approach_the_exact_flow():
 
 
 def test_from_a_kept_state_the_remaining_steps_reach_the_same_end_bit_for_bit():
-    made, batch = job(), Clips().draw((1, 2))
+    made, batch = job(), t.Clips().draw((1, 2))
     states, grid = made.states(batch), euler_grid(5, 5)
     assert states.shape == (2, 5, t.FRAMES, 3, 4, 8)
     for state, index in zip(states.unbind(1), grid_indices(LADDER, 5, 5)):
@@ -78,7 +63,7 @@ def test_from_a_kept_state_the_remaining_steps_reach_the_same_end_bit_for_bit():
 
 
 def test_guidance_of_one_asks_the_teacher_once_and_more_moves_the_end():
-    batch = Clips().draw((1, 2))
+    batch = t.Clips().draw((1, 2))
     ends = [
         job(config=BackfillConfig(num_steps=5, guidance_weight=w)).states(batch)[:, -1]
         for w in (1.0, 2.0)
@@ -88,7 +73,7 @@ def test_guidance_of_one_asks_the_teacher_once_and_more_moves_the_end():
 
 def test_a_causal_teacher_sees_no_later_block_of_the_truth():
     config = BackfillConfig(num_steps=5, mask="teacher_forced")
-    batch = Clips().draw((1, 2))
+    batch = t.Clips().draw((1, 2))
     states = job(config=config).states(batch)
     other = batch.clip.clone()
     other[:, t.BLOCK : 2 * t.BLOCK] += 1
@@ -99,7 +84,7 @@ def test_a_causal_teacher_sees_no_later_block_of_the_truth():
 
 @pytest.mark.parametrize("text", [True, False])
 def test_what_is_written_is_read(tmp_path, text):
-    made = job(source=Clips(text), text=text)
+    made = job(source=t.Clips(text), text=text)
     paths = [*made.run(tmp_path)]
     assert [len(read_header(p).samples(i)) for i, p in enumerate(paths)] == [3, 3, 1]
     store = TrajectoryStore.open(
