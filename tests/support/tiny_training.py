@@ -83,7 +83,7 @@ class Clips:
     text: bool = False
 
     def draw(self, seeds):
-        parts = [batch(1, seed=seed % 2**31, states=5, text=self.text) for seed in seeds]
+        parts = [batch(1, seed=seed % 2**31, states=3, text=self.text) for seed in seeds]
         names = ("portrait", "rows", "clip", "states")
         fields = {n: torch.cat([getattr(p, n) for p in parts]) for n in names}
         text = tiny.prompt().expand(len(parts), -1, -1) if self.text else None
@@ -98,7 +98,7 @@ def networks(*roles):
 
 
 def trainer(directory, name, rate, world=None, **options):
-    made = objective(name)
+    made = objective(name, context(slots=2))
     roles = dict.fromkeys(made.roles, rate)
     given = {"steps": 6, "save_every": 3, "log_every": 1, "roles": roles} | options
     models = networks(*made.roles, *made.frozen)

@@ -49,6 +49,12 @@ def join_world() -> World:
     return World(int(os.environ.get("RANK", "0")), size, device)
 
 
+def leave_world() -> None:
+    """Take leave of the others, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class Sharded(nn.Module):
     """The face of a network whose weights lie in shards: every call gathers them once.
 
