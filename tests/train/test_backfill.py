@@ -13,6 +13,8 @@ from af_train.ode_store import StoreError, TrajectoryStore, noise_of, read_heade
 from af_train.trajectories import trajectory
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LADDER = tuple(5 * u / (1 + 4 * u) for u in (1, 0.8, 0.4, 0.2))
 CONFIG = BackfillConfig(num_clips=7, num_steps=5, batch_size=2, clips_per_shard=3)
 

@@ -1,15 +1,16 @@
-"""The chain learns: every stage does what it is for, and without a critic that follows, none of it."""
+"""The chain learns: each stage does what it is for; with a critic that is frozen, none does."""
 
 import shutil
 
 import msgspec
 import pytest
-import torch
 from af_core.weights.files import read_tensors, write_tensors
 from af_train.recipes.distill import StageNotTrainedError
 from af_train.recipes.lamp import lamp_chain, lamp_recipe, stream_scores
 from af_train.recipes.settings import SettingError, with_settings
 from af_train.worlds.lamp import MOOD_STD, LampWorld, measure
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BIAS = 0.3
 """Added to the student's velocity: its clips begin darker by about as much."""
@@ -17,9 +18,8 @@ SMOKE = ("teacher.trainer.steps=500", "dmd.trainer.steps=250")
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory):
+def taught(tmp_path_factory, one_thread):
     """Teacher, trajectories and ODE student."""
-    torch.set_num_threads(1)
     chain = lamp_chain(tmp_path_factory.mktemp("lamp"), with_settings(lamp_recipe(), SMOKE))
     chain.teacher()
     chain.backfill()

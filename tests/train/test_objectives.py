@@ -1,5 +1,8 @@
 """Objectives: gradients against closed forms, masks by perturbation, and who may move."""
 
+import re
+from types import ModuleType
+
 import attrs
 import pytest
 import tiny_training as t
@@ -8,6 +11,7 @@ import torch
 from af_core.anchors.config import DualAnchorConfig
 from af_core.anchors.dual_anchor import DualAnchorCache
 from af_core.errors import ConfigError
+from af_core.plugins import load_catalog
 from af_train.masks import bidirectional, block_causal, over_clean_past
 from af_train.networks import predict, predict_clean, to_velocity
 from af_train.objectives.flow_matching import dropped
@@ -20,6 +24,9 @@ from af_train.objectives.matching import (
 )
 from af_train.objectives.ode_regression import at_rungs
 from af_train.objectives.options import FlowMatchingOptions
+from workspace import ROOT
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ALL = ("flow-matching", "diffusion-forcing", "ode-regression", "causal-ode", "dmd", "self-forcing")
 
@@ -305,3 +312,14 @@ def test_a_silent_portrait_among_others_is_heard_by_them_all_the_same():
     silent = predict(model, b.clip, sigma, t.conditions(b), plan)
     spoken = predict(model, b.clip, sigma, t.conditions(b), attrs.evolve(plan, num_silent=0))
     torch.testing.assert_close(silent, spoken[:, 1:], atol=1e-6, rtol=0)
+
+
+def test_the_objective_of_the_documentation_can_be_named_and_trained():
+    text = (ROOT / "docs" / "training.md").read_text()
+    plugin = ModuleType("huber")
+    exec(re.search(r"```python\n(import attrs.*?)```", text, re.S).group(1), vars(plugin))
+    offer = load_catalog(extra=[("af-huber", plugin)]).get("objective", "huber")
+    huber = offer.config(delta=0.3).build(t.context())
+    models = {"teacher": tiny.make(layers=2)}
+    assert huber.backward(t.turn("teacher"), models, t.batch())["loss"] > 0
+    assert t.gradients(models["teacher"])

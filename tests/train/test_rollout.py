@@ -8,6 +8,8 @@ from af_core.errors import ConfigError
 from af_train.networks import Conditions
 from af_train.rollout import roll_out, self_forcing
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BLOCKS, BLOCK, B = 5, 2, 2
 FACE = tiny.portrait(b=B)
 ROWS = tiny.speech(BLOCKS, BLOCK, b=B)

@@ -14,13 +14,15 @@ from af_train.recipes.settings import with_settings
 from af_train.recipes.toon_distill import toon_chain, toon_distill_recipe
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NARROW = ["denoiser.weights=null", "denoiser.dim=16", "denoiser.ffn_dim=16",
           "denoiser.num_layers=2", "denoiser.num_heads=1", "denoiser.audio_layers=[0]"]  # fmt: skip
 STAGES = ("teacher", "ode", "dmd")
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
+def directory(tmp_path_factory, one_thread):
     made = tmp_path_factory.mktemp("distill")
     (made / "latents").mkdir()
     g = torch.Generator().manual_seed(0)
@@ -46,8 +48,12 @@ def test_every_stage_runs_and_is_found_again(directory):
     path = chain(directory).run()
     weights = read_tensors(path)
     assert all(value.isfinite().all() for value in weights.values())
-    teacher, ode = (read_tensors(directory / f"{stage}.safetensors") for stage in ("teacher", "ode"))
-    assert all(any(not torch.equal(a[n], b[n]) for n in a) for a, b in ((teacher, ode), (ode, weights)))
+    teacher, ode = (
+        read_tensors(directory / f"{stage}.safetensors") for stage in ("teacher", "ode")
+    )
+    assert all(
+        any(not torch.equal(a[n], b[n]) for n in a) for a, b in ((teacher, ode), (ode, weights))
+    )
     stamp = path.stat().st_mtime_ns
     chain(directory).run()
     assert path.stat().st_mtime_ns == stamp
@@ -68,11 +74,19 @@ def test_a_run_of_latents_comes_with_the_speech_of_its_frames(directory):
     assert torch.equal(one.clip[1], two.clip[0]) and one.rows.shape == (2, 80, 64)
     torch.testing.assert_close(one.rows[1], two.rows[0], atol=1e-5, rtol=1e-4)
     clips = pool.take(range(len(pool)))
-    (found,) = [i for i in range(len(pool)) if torch.equal(clips.latents[i, 1:].float(), two.clip[0])]
+    (found,) = [
+        i for i in range(len(pool)) if torch.equal(clips.latents[i, 1:].float(), two.clip[0])
+    ]
     short = ToonSource(pool, ears, 5).draw((2,))
-    places = [s for s in range(1, 17) if torch.equal(clips.latents[found, s : s + 5].float(), short.clip[0])]
+    places = [
+        s
+        for s in range(1, 17)
+        if torch.equal(clips.latents[found, s : s + 5].float(), short.clip[0])
+    ]
     assert len(places) == 1
-    torch.testing.assert_close(short.rows[0, 0], ears_at(short, source, places[0]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        short.rows[0, 0], ears_at(short, source, places[0]), atol=1e-5, rtol=1e-4
+    )
 
 
 def ears_at(short, source, start):

@@ -12,6 +12,8 @@ from af_train.loop import TrainingDivergedError
 from af_train.parallel import World
 from af_train.trainer import RoleConfig, Trainer, TrainerConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RATE = RoleConfig(
     learning_rate=1e-3, average=0.9, average_from=1, warmup_updates=3, final_learning_rate_ratio=0.1
 )

@@ -11,9 +11,11 @@ from af_core.weights.files import read_tensors
 from af_train.checkpoints import read_about
 from torch import multiprocessing
 
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, one_thread):
     directory = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("localhost", 0))

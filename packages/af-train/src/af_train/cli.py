@@ -71,7 +71,7 @@ def backfill(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
 ) -> None:
-    """Write a teacher's trajectories; stop it and go on at will, with torchrun in many processes."""
+    """Write a teacher's trajectories; stop it and go on at will. Works under torchrun."""
     _known(world, "world", _WORLDS)
     import torch
 

@@ -4,7 +4,6 @@ All levels are sigma in [0, 1] of x_sigma = (1 - sigma) x_0 + sigma eps; u is a 
 shift. There is one map between them, and no table is looked up.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -86,8 +85,3 @@ def logit_normal(normal: Tensor, shift: float) -> Tensor:
 def per_frame(sigma: Tensor, like: Tensor) -> Tensor:
     """Shape levels ``[b, f]`` so that they broadcast against latents ``[b, f, c, h, w]``."""
     return sigma.to(like)[(...,) + (None,) * (like.dim() - sigma.dim())]
-
-
-def is_finite(value: float) -> bool:
-    """Tell whether a loss or a norm is a number."""
-    return math.isfinite(value)

@@ -1,6 +1,7 @@
 """Many processes as one: joined by torchrun, weights in shards (FSDP2), gradients averaged."""
 
 import os
+import warnings
 from typing import Any, Literal
 
 import attrs
@@ -117,6 +118,8 @@ def shard(network: Any, world: World, precision: Precision = "float32") -> Any:
     network.to(world.device)
     if world.size == 1:
         return network
+    # an operation in place on what a call returns would go wrong, as it says; there is none
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(world.device.split(":")[0], (world.size,))
     policy = MixedPrecisionPolicy()
     if precision == "bfloat16":

@@ -4,7 +4,7 @@ Each stage finds what the one before left in the directory, goes on where it was
 its weights as safetensors. The same chain takes one core or, under torchrun, many GPUs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,7 @@ class Distillation:
         teacher = self._network("teacher").to(self.world.device).eval()
         stages, config = self.context.stages, self.recipe.backfill
         size = self.context.geometry.block_latents
-        job = Backfill(
-            teacher, self.source, self._ladder(), config, stages["anchor_cache"], size
-        )
+        job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             total = config.num_clips // self.world.size
@@ -125,7 +123,7 @@ class Distillation:
         return msgspec.convert(stage.options, offer.config).build(self.context)
 
     def _train(
-        self, stage: str, recipe: StageRecipe, begin: dict[str, str | None], source: Source
+        self, stage: str, recipe: StageRecipe, begin: Mapping[str, str | None], source: Source
     ) -> Path:
         path = self.weights(stage)
         if path.exists():

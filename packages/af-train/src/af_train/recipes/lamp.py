@@ -59,7 +59,12 @@ def lamp_recipe(seed: int = 0) -> DistillRecipe:
         ode=StageRecipe(
             "ode-regression",
             TrainerConfig(
-                400, {"student": _fast(2e-3)}, batch_size=32, save_every=400, log_every=50, seed=seed
+                400,
+                {"student": _fast(2e-3)},
+                batch_size=32,
+                save_every=400,
+                log_every=50,
+                seed=seed,
             ),
         ),
         dmd=StageRecipe(

@@ -47,9 +47,7 @@ def toon_distill_recipe() -> ToonDistillRecipe:
     return ToonDistillRecipe(
         teacher=StageRecipe(
             "flow-matching",
-            TrainerConfig(
-                12_000, {"teacher": _regression(1e-3)}, batch_size=16, log_every=50
-            ),
+            TrainerConfig(12_000, {"teacher": _regression(1e-3)}, batch_size=16, log_every=50),
             {"shift": 3.0, "lowest": _LOWEST},
         ),
         backfill=BackfillConfig(num_clips=2048, num_steps=40, shift=1.0, guidance_weight=1.5),
@@ -108,4 +106,3 @@ def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
         calm_start(network)
     network.attention.kernel = "sdpa"
     return network
-
