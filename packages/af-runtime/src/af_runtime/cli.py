@@ -23,6 +23,8 @@ COMMANDS = {
     "explain": "Show what a pipeline will do: formats, delay, memory, who provides what.",
     "prompts": "Encode prompts once and keep them in files; list such files.",
     "plugins": "List, show and check the plugins that are installed.",
+    "download": "Fetch a published checkpoint; sizes and licences are shown first.",
+    "weights": "Look into checkpoints, and convert them to one merged safetensors file.",
 }
 """Sub-commands in the order of the help, each with its line of help."""
 

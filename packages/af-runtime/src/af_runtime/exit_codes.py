@@ -1,4 +1,4 @@
-"""Exit codes of the command line; a supervisor restarts on neither 2 nor 78."""
+"""Exit codes of the command line; a supervisor restarts on none of 2, 77 and 78."""
 
 from af_core.errors import (
     AvatarForcingError,
@@ -9,11 +9,13 @@ from af_core.errors import (
     WeightsError,
 )
 
-from af_runtime.errors import RequestError, UnavailableError
+from af_runtime.errors import AccessError, DownloadError, RequestError, UnavailableError
 
 FAILED = 1
 USAGE = 2
 UNAVAILABLE = 69
+TRY_LATER = 75
+NO_ACCESS = 77
 BAD_CONFIG = 78
 INTERRUPTED = 130
 
@@ -24,4 +26,8 @@ def exit_code(error: AvatarForcingError) -> int:
         return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE
+    if isinstance(error, DownloadError):
+        return TRY_LATER
+    if isinstance(error, AccessError):
+        return NO_ACCESS
     return UNAVAILABLE if isinstance(error, UnavailableError) else FAILED

@@ -9,7 +9,7 @@ import attrs
 import yaml
 
 from af_core.errors import PipelineError, UnknownNameError
-from af_core.graph.spec import PATH_OPTIONS, STAGE_KEYS
+from af_core.graph.spec import IN_WEIGHTS_DIR, PATH_OPTIONS, STAGE_KEYS, WEIGHTS_DIR
 from af_core.plugins.registry import Catalog
 from af_core.problems import Problem, did_you_mean
 
@@ -27,6 +27,9 @@ class Document:
     """Distribution of the preset, empty for a file."""
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key written twice, which YAML would silently let win."""
 
@@ -34,6 +37,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == _MERGE:  # `<<: *anchor`; keys written beside it win
+            continue
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, list | dict):
             raise yaml.constructor.ConstructorError(
@@ -149,13 +154,61 @@ def _with_absolute_paths(table: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(stage, dict):
             return stage
         paths = {key: stage[key] for key in PATH_OPTIONS if isinstance(stage.get(key), str)}
-        return {**stage, **{key: str((folder / path).resolve()) for key, path in paths.items()}}
+        here = {key: path for key, path in paths.items() if not path.startswith(IN_WEIGHTS_DIR)}
+        return {**stage, **{key: str((folder / path).resolve()) for key, path in here.items()}}
 
-    nodes = table.get("nodes")
-    out = {key: fixed(value) if key in STAGE_KEYS else value for key, value in table.items()}
-    if isinstance(nodes, dict):
-        out["nodes"] = {name: fixed(node) for name, node in nodes.items()}
+    out = with_stages(table, fixed)
+    if isinstance(where := table.get(WEIGHTS_DIR), str):
+        out[WEIGHTS_DIR] = str((folder / where).resolve())
     return out
+
+
+def with_stages(table: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the table with every stage and node changed."""
+    nodes = table.get("nodes")
+    out = {key: change(value) if key in STAGE_KEYS else value for key, value in table.items()}
+    if isinstance(nodes, Mapping):
+        out["nodes"] = {name: change(node) for name, node in nodes.items()}
+    return out
+
+
+def in_weights_dir(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the table with ``@/`` at the front of paths replaced by its ``weights_dir``.
+
+    Without one, these options are left out, which is a problem unless nothing is to be loaded.
+    """
+    folder = table.get(WEIGHTS_DIR)
+    homeless: list[str] = []
+
+    def fixed(stage: Any) -> Any:
+        if not isinstance(stage, Mapping):
+            return stage
+        marked = {key: stage[key] for key in PATH_OPTIONS if _is_marked(stage.get(key))}
+        found = {key: path.removeprefix(IN_WEIGHTS_DIR) for key, path in marked.items()}
+        if isinstance(folder, str):
+            return {**stage, **{key: str(Path(folder, path)) for key, path in found.items()}}
+        homeless.extend(found.values())
+        return {key: value for key, value in stage.items() if key not in marked}
+
+    out = with_stages(table, fixed)
+    if not homeless:
+        return out, []
+    text = f"These weights are published and not shipped: {', '.join(dict.fromkeys(homeless))}."
+    want = "the folder that `af-runtime download` filled"
+    return out, [
+        Problem(
+            "no_weights_dir",
+            WEIGHTS_DIR,
+            text,
+            want,
+            None,
+            "--set weights_dir=DIR, or generate --weights DIR",
+        )
+    ]
+
+
+def _is_marked(path: object) -> bool:
+    return isinstance(path, str) and path.startswith(IN_WEIGHTS_DIR)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,6 +264,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             message = "An override is written key.key=value."
             raise PipelineError([Problem("bad_override", f"--set {pair}", message, "a.b=c", pair)])
         out[path] = _parsed(text, _yaml, f"--set {pair}")
-        if path.rpartition(".")[2] in PATH_OPTIONS and isinstance(out[path], str):
+        is_path = path == WEIGHTS_DIR or path.rpartition(".")[2] in PATH_OPTIONS
+        if is_path and isinstance(out[path], str) and not out[path].startswith(IN_WEIGHTS_DIR):
             out[path] = str(Path(out[path]).resolve())
     return out

@@ -12,6 +12,7 @@ from af_core.prompts.cache import EmbeddedPrompt, add_prompts, read_prompts, war
 from af_core.prompts.index import Entry, Record, read_index
 from af_core.prompts.lookup import matching
 from af_core.prompts.text import tidy
+from af_core.weights.checkpoints import read_checkpoint
 
 from af_runtime.errors import RequestError
 from af_runtime.outputs import checked_output
@@ -21,7 +22,6 @@ from af_runtime.text.files import EncoderFiles, file_problems
 from af_runtime.text.model_hash import model_hash
 from af_runtime.text.tokens import load_tokenizer, tokenize
 from af_runtime.text.umt5 import build_umt5, encode_tokens
-from af_runtime.text.umt5_weights import read_weights
 
 
 def encode_prompts(
@@ -92,7 +92,7 @@ def _encoded(
 ) -> list[EmbeddedPrompt]:
     tokenizer = load_tokenizer(files.tokenizer)
     tokens = {text: tokenize(tokenizer, text, files.text_len) for text in texts}
-    tensors = read_weights(files.weights)
+    tensors = read_checkpoint(files.weights)
     encoder = build_umt5(tensors, str(files.weights), files.precision, device)
     made = [
         EmbeddedPrompt(Record(text, model, t.num_tokens), encode_tokens(encoder, t))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from af_runtime.text.tokens import Tokens
 from af_runtime.text.umt5_names import wan_names
-from af_runtime.text.umt5_weights import umt5_shape
+from af_runtime.text.umt5_shape import umt5_shape
 
 FIXED = {
     "relative_attention_max_distance": 128,
