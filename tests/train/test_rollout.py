@@ -1,5 +1,7 @@
 """The roll-out is the stream that users see, and its gradient is exact."""
 
+import weakref
+
 import attrs
 import pytest
 import tiny_wan as tiny
@@ -217,3 +219,38 @@ def test_a_noisy_history_rolls_out_with_the_gradient_of_the_whole_clip(slots):
     torch.cat([clean for _, clean in made.again()], dim=1).sum().backward()
     for name, value in gradients(model).items():
         torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=1e-4)
+
+
+class Saved:
+    """A tensor that a graph keeps for its backward pass."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def most_saved(run):
+    """The most numbers that graphs held at once while ``run`` ran."""
+    alive, most = weakref.WeakSet(), [0]
+
+    def pack(tensor):
+        box = Saved(tensor)
+        alive.add(box)
+        most[0] = max(most[0], sum(one.tensor.numel() for one in alive))
+        return box
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
+        run()
+    return most[0]
+
+
+def test_no_more_than_one_window_is_held_for_the_backward_pass():
+    made = rolled(engine(), 3)
+    field = torch.ones_like(made.clip)
+    alone = [
+        most_saved(lambda w=w: w.clean(w.kept.again(made.network)).sum().backward())
+        for w in made.windows
+    ]
+    held = most_saved(lambda: made.backward(field))
+    assert max(alone) <= held <= max(alone) + made.clip.numel(), "one window and its field"
+    joint = most_saved(lambda: sum(clean.sum() for _, clean in [*made.again()]).backward())
+    assert joint == sum(alone)

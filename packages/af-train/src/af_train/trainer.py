@@ -23,7 +23,7 @@ from af_train.batches import Source
 from af_train.draws import sample_seeds, shared
 from af_train.loop import TrainingDivergedError, append_record, progress_bar, warm_cosine
 from af_train.objectives.contract import Losses, Objective, Turn
-from af_train.parallel import Precision, World, shard, whole
+from af_train.parallel import Precision, World, shard, whole, whole_weights
 
 
 class RoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,8 +99,8 @@ class Role:
 
     def weights(self) -> dict[str, Tensor]:
         """Return what is to be used: averaged parameters if there are any, whole, on the CPU."""
-        state = self.network.state_dict() | (self.average or {})
-        return {name: whole(value.detach()).cpu() for name, value in state.items()}
+        averaged = {name: whole(value).cpu() for name, value in (self.average or {}).items()}
+        return whole_weights(self.network) | averaged
 
 
 class Trainer:
