@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from af_core.errors import ConfigError, UnknownNameError
 from af_core.weights.files import read_tensors, write_tensors
 from af_train.recipes.distill import StageNotTrainedError
 from af_train.recipes.lamp import lamp_chain, lamp_recipe, stream_scores
@@ -96,3 +97,14 @@ def test_settings_reach_any_depth_and_slips_are_named():
         with_settings(lamp_recipe(), ["x.y=7"])
     with pytest.raises(SettingError, match="does not fit"):
         with_settings(lamp_recipe(), ["dmd.trainer.steps=many"])
+
+
+def test_options_and_objectives_that_do_not_exist_are_named(tmp_path):
+    def objective(*settings):
+        chain = lamp_chain(tmp_path, with_settings(lamp_recipe(), settings))
+        return chain.objective(chain.recipe.dmd)
+
+    with pytest.raises(ConfigError, match=r"shifty.*There are: guidance_weight"):
+        objective("dmd.options.shifty=3")
+    with pytest.raises(UnknownNameError, match="self-forcing"):
+        objective("dmd.objective=self_forcing")

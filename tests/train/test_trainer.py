@@ -10,7 +10,7 @@ from af_core.errors import ConfigError
 from af_train.checkpoints import newest
 from af_train.loop import TrainingDivergedError
 from af_train.parallel import World
-from af_train.trainer import RoleConfig, Trainer, TrainerConfig
+from af_train.trainer import OutOfMemoryError, RoleConfig, Trainer, TrainerConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -177,3 +177,14 @@ def test_bfloat16_trains_float32_weights(tmp_path):
     made.fit()
     assert all(p.dtype == torch.float32 for p in made.networks["student"].parameters())
     assert World().leads
+
+
+def test_out_of_memory_names_what_to_turn(tmp_path):
+    class Greedy(torch.nn.Module):
+        def denoise(self, *inputs):
+            raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+
+    made = trainer(tmp_path, "flow-matching", batch_size=2)
+    made.networks["teacher"] = Greedy()
+    with pytest.raises(OutOfMemoryError, match=r"2 samples at once.*batch_size.*recompute"):
+        made.fit()

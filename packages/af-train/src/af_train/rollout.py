@@ -18,7 +18,7 @@ from af_core.windows.causal import CausalScheduler
 from af_core.windows.config import CausalConfig
 from torch import Tensor
 
-from af_train.networks import Conditions, Trainable
+from af_train.networks import Conditions
 from af_train.recorder import Pass, Recorder
 
 
@@ -31,7 +31,8 @@ class Rollout:
     clip: Tensor
     """The mosaic ``[b, f, c, h, w]``: each frame as a window with gradients estimated it."""
     windows: tuple["Window", ...]
-    network: Trainable
+    network: Any
+    """The student, ``Trainable``."""
 
     def backward(self, field: Tensor) -> None:
         """Accumulate d<clip, field>/d weights, window by window; ``field`` is shaped as the clip.

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import msgspec
 import torch
-from af_core.errors import ConfigError
+from af_core.errors import AvatarForcingError, ConfigError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
@@ -24,6 +24,10 @@ from af_train.draws import sample_seeds, shared
 from af_train.loop import TrainingDivergedError, append_record, progress_bar, warm_cosine
 from af_train.objectives.contract import Losses, Objective, Turn
 from af_train.parallel import Precision, World, shard, whole, whole_weights
+
+
+class OutOfMemoryError(AvatarForcingError):
+    """The device cannot hold a micro-batch."""
 
 
 class RoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,8 +191,14 @@ class Trainer:
         numbers = range(first, first + c.batch_size)
         batch = self.source.draw(sample_seeds(c.seed, self.step, name, numbers))
         turn = Turn(name, self.step, shared(c.seed, self.step, name), 1 / c.accumulate)
-        with self._precision():
-            return self.objective.backward(turn, self.networks, batch.to(self.world.device))
+        try:
+            with self._precision():
+                return self.objective.backward(turn, self.networks, batch.to(self.world.device))
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"Step {self.step}: out of memory with {c.batch_size} samples at once ({error}). "
+                "Lower batch_size and raise accumulate by the same factor; then set recompute=true."
+            ) from error
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.config.precision == "float32" or self.world.size > 1:  # then shards see to it

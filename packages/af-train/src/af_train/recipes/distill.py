@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import msgspec
-from af_core.errors import AvatarForcingError
+from af_core.errors import AvatarForcingError, ConfigError
 from af_core.plugins import BuildContext, load_catalog
 from af_core.weights.files import load, write_tensors
 
@@ -119,8 +119,15 @@ class Distillation:
 
     def objective(self, stage: StageRecipe) -> Objective:
         """Build the objective of a stage by its registered name."""
-        offer = load_catalog().get("objective", stage.objective)
-        return msgspec.convert(stage.options, offer.config).build(self.context)
+        config: Any = load_catalog().get("objective", stage.objective).config
+        try:
+            options = msgspec.convert(stage.options, config)
+        except msgspec.ValidationError as error:
+            known = ", ".join(config.__struct_fields__)
+            raise ConfigError(
+                f"Options of {stage.objective}: {error}. There are: {known}."
+            ) from error
+        return options.build(self.context)
 
     def _train(
         self, stage: str, recipe: StageRecipe, begin: Mapping[str, str | None], source: Source
