@@ -21,3 +21,4 @@ def af_register_metrics(register: Register) -> None:
     register("delta_e", metrics.ColourDriftOptions)
     register("adj_lpips", metrics.FlickerOptions)
     register("drift", metrics.DriftOptions)
+    register("sync", metrics.SyncOptions)

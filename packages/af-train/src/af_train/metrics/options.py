@@ -218,3 +218,30 @@ class DriftOptions(_Options, frozen=True, forbid_unknown_fields=True):
         }[self.of]
         window, every = (max(1, round(s * VIDEO_FPS)) for s in (self.window_s, self.every_s))
         return Drift(inner.build(context), window, every)
+
+
+class SyncOptions(_Options, frozen=True, forbid_unknown_fields=True):
+    """Sync-C and Sync-D by SyncNet v2."""
+
+    weights: str
+    """The published ``syncnet_v2.model``, or the same tensors as safetensors."""
+    padding: Literal["eval", "reward"] = "eval"
+    """Beyond its ends, sound is zeros (``eval``), or only the overlap counts (``reward``)."""
+    reach: int = 15
+    """Shifts up to this many frames either way are tried."""
+
+    def __post_init__(self) -> None:
+        """Refuse a search that has nothing to compare with."""
+        _require_reach(self.reach)
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the metric and load its network."""
+        from af_train.metrics.sync import Sync
+
+        return Sync.published(self, context)
+
+
+def _require_reach(reach: int) -> None:
+    """Refuse a search of shifts that tries none: Sync-C compares shifts."""
+    if reach < 1:
+        raise ConfigError(f"reach is {reach}; at least one shift either way must be tried.")

@@ -8,6 +8,7 @@ import torch
 from af_core.errors import WeightsError
 from af_core.plugins import BuildContext
 from af_core.weights.checkpoints import read_checkpoint
+from af_core.weights.report import fill
 from torch import Tensor, nn
 
 from af_train.metrics.face_reader import FaceReader, shrink
@@ -96,10 +97,7 @@ def perceptual_distance(options: PerceptualOptions, context: BuildContext) -> Pe
     network = AlexNetLayers()
     path = context.path(options.network)
     tensors = {n: t for n, t in read_checkpoint(path).items() if n.startswith("features.")}
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as fault:
-        raise WeightsError(f"{path} is not torchvision's AlexNet: {fault}") from fault
+    fill(network, tensors, str(path))
     linear = read_checkpoint(context.path(options.linear))
     names = [f"lin{i}.model.1.weight" for i in range(5)]
     if absent := [name for name in names if name not in linear]:
