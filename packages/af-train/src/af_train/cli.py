@@ -22,8 +22,10 @@ class UnknownNameError(AvatarForcingError):
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="What to train: toon.")],
-    directory: Annotated[Path, typer.Option(help="Checkpoints and results.")] = Path("runs/toon"),
+    recipe: Annotated[str, typer.Argument(help="What to train: toon, toon_sync.")],
+    directory: Annotated[
+        Path | None, typer.Option(help="Checkpoints and results; runs/RECIPE if left out.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Recipe option, NAME=VALUE; repeatable.")
     ] = None,
@@ -34,10 +36,15 @@ def run(
 
     from af_train.recipes.settings import parse_settings
     from af_train.recipes.toon import ToonRecipe, train_toon
+    from af_train.recipes.toon_sync import ToonSyncRecipe, train_toon_sync
 
-    _known(recipe, "recipe", ["toon"])
+    _known(recipe, "recipe", ["toon", "toon_sync"])
     torch.set_num_threads(threads)
-    train_toon(directory, parse_settings(ToonRecipe, settings or []), _console.print)
+    folder = directory or Path("runs") / recipe
+    if recipe == "toon_sync":
+        train_toon_sync(folder, parse_settings(ToonSyncRecipe, settings or []), _console.print)
+    else:
+        train_toon(folder, parse_settings(ToonRecipe, settings or []), _console.print)
 
 
 @app.command()

@@ -22,3 +22,4 @@ def af_register_metrics(register: Register) -> None:
     register("adj_lpips", metrics.FlickerOptions)
     register("drift", metrics.DriftOptions)
     register("sync", metrics.SyncOptions)
+    register("toon_sync", metrics.ToonSyncOptions)

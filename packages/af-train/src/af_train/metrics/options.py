@@ -241,6 +241,27 @@ class SyncOptions(_Options, frozen=True, forbid_unknown_fields=True):
         return Sync.published(self, context)
 
 
+class ToonSyncOptions(_Options, frozen=True, forbid_unknown_fields=True):
+    """Sync-C and Sync-D of toon mouths, by the network that ``af-train run toon_sync`` trains."""
+
+    weights: str
+    """``toon_sync.safetensors`` in the directory of that run."""
+    padding: Literal["eval", "reward"] = "reward"
+    """Beyond its ends, sound is zeros (``eval``), or only the overlap counts (``reward``)."""
+    reach: int = 15
+    """Shifts up to this many frames either way are tried."""
+
+    def __post_init__(self) -> None:
+        """Refuse a search that has nothing to compare with."""
+        _require_reach(self.reach)
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the metric and load its network."""
+        from af_train.metrics.sync import Sync
+
+        return Sync.toon(self, context)
+
+
 def _require_reach(reach: int) -> None:
     """Refuse a search of shifts that tries none: Sync-C compares shifts."""
     if reach < 1:

@@ -8,14 +8,16 @@ import torch
 from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.plugins import BuildContext
 from af_core.weights.checkpoints import read_checkpoint
+from af_core.weights.files import load
 from torch import Tensor
 
 from af_train.metrics.contract import ClipPair, UnmeasurableClipError, mean_over_clips
 from af_train.metrics.crops import crop, squares
 from af_train.metrics.mfcc import mfcc_windows
-from af_train.metrics.options import SyncOptions
+from af_train.metrics.options import SyncOptions, ToonSyncOptions
 from af_train.metrics.sync_scores import sync_scores
 from af_train.metrics.syncnet import SIZE, WINDOW_FRAMES, SyncNet, load_syncnet
+from af_train.metrics.toon_syncnet import ToonSync, ToonSyncNet
 
 _MARGIN = 0.4
 _SMOOTH = 13
@@ -72,7 +74,7 @@ class Sync:
     """Sync-C, Sync-D and the offset of generated lips, and the same of the true ones."""
 
     embedder: SyncEmbedder
-    options: SyncOptions
+    options: SyncOptions | ToonSyncOptions
     num_resamples: int = 1000
 
     @classmethod
@@ -80,6 +82,13 @@ class Sync:
         """Load SyncNet v2 from the file of the options."""
         path = context.path(options.weights)
         return cls(PublishedSync(load_syncnet(read_checkpoint(path), str(path))), options)
+
+    @classmethod
+    def toon(cls, options: ToonSyncOptions, context: BuildContext) -> "Sync":
+        """Load the toon SyncNet from the file of the options."""
+        network = ToonSyncNet()
+        load(network, context.path(options.weights))
+        return cls(ToonSync(network.eval().requires_grad_(False)), options)
 
     def observe(self, clip: ClipPair) -> dict[str, float]:
         """Return the numbers of one clip.
