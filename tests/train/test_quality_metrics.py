@@ -218,6 +218,7 @@ def test_drift_by_name_measures_windows_of_another_metric(clip):
 def test_total_and_last_are_means_of_all_and_of_the_end():
     track = np.arange(60.0)
     assert total_and_last("x", track) == {"x": 29.5, "x_last": 54.5}
+    assert total_and_last("x", track, 1, "_toon") == {"x_toon": 29.5}
     assert slope_per_minute([0, 1, 2], [1, 2, 3]) == pytest.approx(60)
 
 

@@ -115,6 +115,38 @@ def evaluate(
     _console.print(table)
 
 
+@app.command()
+def measure(
+    metrics: Annotated[list[str], typer.Argument(help="Metrics by name: fid ssim csim ...")],
+    preset: Annotated[str, typer.Option(help="Preset or pipeline file.")] = "toon",
+    clips: Annotated[int, typer.Option(min=1, help="Clips of unseen people and voices.")] = 8,
+    seconds: Annotated[int, typer.Option(min=1, help="Length of each clip.")] = 10,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="METRIC.OPTION=VALUE; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report on standard output.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
+) -> None:
+    """Measure an avatar with metrics of any plugin; docs/metrics.md defines ours."""
+    from af_train.measuring import measure_preset
+
+    report = measure_preset(
+        preset,
+        metrics,
+        settings or [],
+        num_clips=clips,
+        duration_s=seconds,
+        threads=threads,
+        console=_console,
+    )
+    if as_json:
+        sys.stdout.write(report.json() + "\n")
+        return
+    _console.print(report.table(f"{preset}: {clips} clips of {seconds} s"))
+    for skip in report.skipped:
+        _console.print(f"skipped {escape(skip.clip)}, {skip.metric}: {escape(skip.reason)}")
+
+
 def _known(name: str, kind: str, names: list[str]) -> None:
     if name not in names:
         raise UnknownNameError(f"No {kind} named {name!r}; there is: {', '.join(names)}.")

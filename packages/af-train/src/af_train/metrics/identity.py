@@ -28,13 +28,13 @@ class Likeness:
     def aligned(cls, options: IdentityOptions, context: BuildContext) -> "Likeness":
         """Look at crops of the face, by the boxes of the truth."""
         features = frame_features(options.features, context, "face")
-        return cls("csim" + features.suffix, features, options, True)
+        return cls("csim", features, options, True)
 
     @classmethod
     def full_frame(cls, options: IdentityOptions, context: BuildContext) -> "Likeness":
         """Look at whole frames squashed to a square, background and all."""
         features = frame_features(options.features, context, "figure")
-        return cls("csim_fullframe" + features.suffix, features, options, False)
+        return cls("csim_fullframe", features, options, False)
 
     def observe(self, clip: ClipPair) -> dict[str, float]:
         """Return the mean over the whole clip, and over its last part."""
@@ -42,7 +42,7 @@ class Likeness:
         true = self._identities(clip.true[:1], clip.face_boxes[:1])
         made = self._identities(clip.made[chosen], clip.face_boxes[chosen])
         likeness = torch.cosine_similarity(made, true).numpy()
-        return total_and_last(self.name, likeness, self.options.last_share)
+        return total_and_last(self.name, likeness, self.options.last_share, self.features.suffix)
 
     def _identities(self, frames: Tensor, boxes: Tensor) -> Tensor:
         size = self.features.size

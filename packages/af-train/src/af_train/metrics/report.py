@@ -1,7 +1,7 @@
 """What a suite found: numbers with intervals, skipped clips by name, as JSON and as a table."""
 
 import msgspec
-from rich.table import Table
+from rich.table import Column, Table
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -43,7 +43,10 @@ class SuiteReport(msgspec.Struct, frozen=True):
 
     def table(self, title: str = "") -> Table:
         """Return the report as a table for terminals."""
-        table = Table("number", "value", "95 % interval", "clips", "skipped", title=title or None)
+        name_column = Column("number", no_wrap=True)
+        table = Table(
+            name_column, "value", "95 % interval", "clips", "skipped", title=title or None
+        )
         for name, score in self.scores.items():
             interval = "" if score.low is None else f"{score.low:.4g} .. {score.high:.4g}"
             counts = (str(score.num_clips), str(score.num_skipped))

@@ -59,8 +59,7 @@ class Flicker:
         for name, frames in (("adj_lpips", clip.made), ("adj_lpips_true", clip.true)):
             faces = crop(frames, where, self.options.size)
             track = self.distance(faces[:-1], faces[1:]).numpy()
-            numbers = total_and_last(name, track, self.options.last_share)
-            found |= {key + self.distance.suffix: value for key, value in numbers.items()}
+            found |= total_and_last(name, track, self.options.last_share, self.distance.suffix)
         return found
 
     def summarise(self, observations: Sequence[Mapping[str, float]]) -> Mapping[str, float]:

@@ -8,15 +8,21 @@ LAST_SHARE = 1 / 6
 """The last ten seconds of one minute."""
 
 
-def total_and_last(name: str, track: ArrayLike, last_share: float = LAST_SHARE) -> dict[str, float]:
+def total_and_last(
+    name: str, track: ArrayLike, last_share: float = LAST_SHARE, suffix: str = ""
+) -> dict[str, float]:
     """Return ``name``, the mean of ``track`` ``[n]``, and ``name_last``, that of its last part.
 
-    The last part is ``last_share`` of the track, at least one value. The paper reports "Total /
-    Last over one-minute rollouts" without saying how long Last is; this is our reading.
+    The last part is ``last_share`` of the track, at least one value; with a share of 1 there is
+    none to tell apart. ``suffix`` ends both names. The paper reports "Total / Last over one-minute
+    rollouts" without saying how long Last is; this is our reading.
     """
     values = np.asarray(track, np.float64)
-    tail = values[-max(1, round(last_share * len(values))) :]
-    return {name: float(values.mean()), f"{name}_last": float(tail.mean())}
+    found = {name + suffix: float(values.mean())}
+    if last_share < 1:
+        tail = values[-max(1, round(last_share * len(values))) :]
+        found[f"{name}_last{suffix}"] = float(tail.mean())
+    return found
 
 
 def slope_per_minute(times_s: ArrayLike, values: ArrayLike) -> float:

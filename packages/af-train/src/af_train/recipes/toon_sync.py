@@ -9,6 +9,7 @@ import torch
 from af_core.weights.files import write_tensors
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from af_train.loop import FitConfig, Losses, fit
 from af_train.metrics.sync_scores import SyncScores, sync_scores
@@ -20,6 +21,8 @@ from af_train.worlds.toon.speech import HELD_OUT_VOICES, TRAIN_VOICES
 
 _FIRST_SEED = 600_000_000
 _FIRST_HELD_OUT_SEED = 650_000_000
+_NUDGE = 3
+"""Pixels by which crops are moved in training, at most."""
 WEIGHTS = "toon_sync.safetensors"
 """File in the directory of the run; ``toon_sync.weights`` of the metric names it."""
 
@@ -127,7 +130,7 @@ def fit_sync(directory: Path, seen: Footage, recipe: ToonSyncRecipe) -> ToonSync
         for clip, heard in zip(clips.tolist(), mels, strict=True):
             where = torch.randperm(len(heard), generator=rng)[: recipe.batch_windows]
             pairs.append((mouth_windows(seen.mouths[clip])[where], heard[where]))
-        shown = torch.cat([mouths for mouths, _ in pairs]).float() / 255
+        shown = _nudged(torch.cat([mouths for mouths, _ in pairs]).float() / 255, rng)
         shown += 0.03 * torch.randn(shown.shape, generator=rng)
         return {"loss": network(shown, torch.cat([heard for _, heard in pairs]))}
 
@@ -136,6 +139,14 @@ def fit_sync(directory: Path, seen: Footage, recipe: ToonSyncRecipe) -> ToonSync
     )
     network.load_state_dict(fit(network, losses_at, config, directory))
     return network.requires_grad_(False)
+
+
+def _nudged(mouths: Tensor, rng: torch.Generator) -> Tensor:
+    """Move crops ``[n, 5, 3, h, w]`` alike: a generated head is not just where the true one is."""
+    size = mouths.shape[-1]
+    left, top = torch.randint(2 * _NUDGE + 1, (2,), generator=rng).tolist()
+    wide = F.pad(mouths.flatten(0, 1), (_NUDGE,) * 4, mode="replicate")
+    return wide[:, :, top : top + size, left : left + size].unflatten(0, mouths.shape[:2])
 
 
 @torch.inference_mode()
