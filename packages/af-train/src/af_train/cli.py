@@ -24,7 +24,7 @@ class UnknownNameError(AvatarForcingError):
     """No recipe or suite has this name."""
 
 
-_RECIPES = ("toon", "toon_teacher", "toon_ode", "toon_dmd", "lamp")
+_RECIPES = ("toon", "toon_sync", "toon_teacher", "toon_ode", "toon_dmd", "lamp")
 _WORLDS = ("toon", "lamp")
 
 
@@ -46,12 +46,17 @@ def run(
 
     from af_train.recipes.settings import parse_settings
     from af_train.recipes.toon import ToonRecipe, train_toon
+    from af_train.recipes.toon_sync import ToonSyncRecipe, train_toon_sync
 
     torch.set_num_threads(threads)
     world, _, stage = recipe.partition("_")
     if recipe == "toon":
         made = parse_settings(ToonRecipe, settings or [])
         train_toon(directory or Path("runs/toon"), made, _console.print)
+        return
+    if recipe == "toon_sync":
+        chosen = parse_settings(ToonSyncRecipe, settings or [])
+        train_toon_sync(directory or Path("runs/toon_sync"), chosen, _console.print)
         return
     chain = _chain(world, directory, settings)
     from af_train.parallel import leave_world
@@ -164,6 +169,38 @@ def evaluate(
     for name, value in scores.items():
         table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
     _console.print(table)
+
+
+@app.command()
+def measure(
+    metrics: Annotated[list[str], typer.Argument(help="Metrics by name: fid ssim csim ...")],
+    preset: Annotated[str, typer.Option(help="Preset or pipeline file.")] = "toon",
+    clips: Annotated[int, typer.Option(min=1, help="Clips of unseen people and voices.")] = 8,
+    seconds: Annotated[int, typer.Option(min=1, help="Length of each clip.")] = 10,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="METRIC.OPTION=VALUE; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report on standard output.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
+) -> None:
+    """Measure an avatar with metrics of any plugin; docs/metrics.md defines ours."""
+    from af_train.measuring import measure_preset
+
+    report = measure_preset(
+        preset,
+        metrics,
+        settings or [],
+        num_clips=clips,
+        duration_s=seconds,
+        threads=threads,
+        console=_console,
+    )
+    if as_json:
+        sys.stdout.write(report.json() + "\n")
+        return
+    _console.print(report.table(f"{preset}: {clips} clips of {seconds} s"))
+    for skip in report.skipped:
+        _console.print(f"skipped {escape(skip.clip)}, {skip.metric}: {escape(skip.reason)}")
 
 
 def _known(name: str, kind: str, names: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
-"""The objectives of af-train, registered through the hooks of af-core."""
+"""The objectives and metrics of af-train, registered through the hooks of af-core."""
 
 from af_core.plugins import hookimpl
 from af_core.plugins.hookspecs import API_VERSION, Register
 
+from af_train.metrics import options as metrics
 from af_train.objectives.options import (
     CausalOdeOptions,
     DiffusionForcingOptions,
@@ -24,3 +25,20 @@ def af_register_objectives(register: Register) -> None:
     register("causal-ode", CausalOdeOptions)
     register("dmd", DmdOptions)
     register("self-forcing", SelfForcingOptions)
+
+
+@hookimpl
+def af_register_metrics(register: Register) -> None:
+    """Offer what generated clips are measured with; docs/metrics.md defines each."""
+    register("fid", metrics.FrechetOptions)
+    register("kid", metrics.KernelOptions)
+    register("fvd", metrics.VideoFrechetOptions)
+    register("csim", metrics.IdentityOptions)
+    register("csim_fullframe", metrics.FullFrameIdentityOptions)
+    register("ssim", metrics.SimilarityOptions)
+    register("sharpness", metrics.SharpnessOptions)
+    register("delta_e", metrics.ColourDriftOptions)
+    register("adj_lpips", metrics.FlickerOptions)
+    register("drift", metrics.DriftOptions)
+    register("sync", metrics.SyncOptions)
+    register("toon_sync", metrics.ToonSyncOptions)
