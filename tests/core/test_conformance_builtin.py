@@ -82,3 +82,23 @@ def test_the_decoder_of_the_tiny_autoencoder(af_check):
 @pytest.mark.af_conformance("image_encoder", size=(32, 48), latent=(4, 4, 6))
 def test_the_image_encoder_of_the_tiny_autoencoder(af_check):
     af_check(lambda: built("image_encoder", "tiny_vae", **VAE))
+
+
+WAN_VAE = {
+    "dim": 4,
+    "latent_channels": 4,
+    "latent_mean": (0.1, -0.2, 0.3, 0.0),
+    "latent_std": (1.0, 2.0, 0.5, 1.5),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.af_conformance("decoder", latent=(4, 4, 6))
+def test_the_decoder_of_wans_autoencoder(af_check, dtype):
+    af_check(lambda: built("decoder", "wan_vae", dtype=dtype, **WAN_VAE))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.af_conformance("image_encoder", size=(32, 48), latent=(4, 4, 6))
+def test_the_image_encoder_of_wans_autoencoder(af_check, dtype):
+    af_check(lambda: built("image_encoder", "wan_vae", dtype=dtype, **WAN_VAE))

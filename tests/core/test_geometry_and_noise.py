@@ -83,7 +83,19 @@ NOISE = CounterNoise()
 def test_noise_depends_on_seed_block_and_rung_and_on_nothing_else():
     drawn = {
         key: NOISE.draw((key[0],), key[1], key[2], SHAPE)
-        for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0), (2**40, 7, 3)]
+        for key in [
+            (0, 0, 0),
+            (1, 0, 0),
+            (0, 1, 0),
+            (0, 0, 1),
+            (-1, 0, 0),
+            (2**40, 7, 3),
+            (2**63 + 5, 0, 0),
+            (2**63 + 6, 0, 0),
+            (0, 0, -1),
+            (0, 0, -2),
+            (0, 2, -1),
+        ]
     }
     assert len({tuple(z.flatten().tolist()) for z in drawn.values()}) == len(drawn)
     together = NOISE.draw((1, 0, -1), 0, 0, SHAPE)

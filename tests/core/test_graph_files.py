@@ -185,6 +185,11 @@ def test_an_override_reaches_an_option_and_a_typo_is_caught(check):
     assert [p.code for p in check(overrides={"name.first": 1}).problems] == ["bad_override"]
 
 
+@pytest.mark.parametrize("prompt", ["a: b", 'he said "hi', "12", "one # two", "{x}", ""])
+def test_a_prompt_on_the_command_line_is_text_whatever_is_in_it(prompt):
+    assert parse_overrides([f"prompt={prompt}"]) == {"prompt": prompt}
+
+
 @pytest.mark.parametrize("text", ["novalue", "=3", "a..b=1", "a=[1"])
 def test_an_override_that_cannot_be_read_is_refused(text):
     with pytest.raises(PipelineError):

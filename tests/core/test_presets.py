@@ -11,11 +11,63 @@ from af_core.plugins import load_catalog
 CATALOG = load_catalog()
 
 
+SHIPPED = ("toon", "toon-causal")
+
+
 @pytest.mark.parametrize("name", CATALOG.names("preset"))
 def test_every_preset_is_valid_and_described(name):
-    checked = check_pipeline(name, None, CATALOG)
+    checked = check_pipeline(name, None, CATALOG, with_weights=name in SHIPPED)
     assert checked.problems == ()
     assert checked.pipeline.spec.name == name and checked.pipeline.spec.description
+
+
+@pytest.mark.parametrize("name", sorted({*CATALOG.names("preset")} - {*SHIPPED}))
+def test_a_preset_without_its_weights_says_once_what_to_do(name):
+    (problem,) = check_pipeline(name, None, CATALOG).problems
+    assert problem.code == "no_weights_dir"
+    assert "denoiser.pt" in problem.message or "ode_audio_init.pt" in problem.message
+    assert "--weights DIR" in problem.suggestion
+
+
+def test_every_file_of_a_folder_that_lacks_them_is_named(tmp_path):
+    checked = check_pipeline("avatarforcing-1.3b", {"weights_dir": str(tmp_path)}, CATALOG)
+    told = "\n".join(map(str, checked.problems))
+    for name in ("denoiser.pt", "vae.pth", "audio"):
+        assert str(tmp_path / name) in told
+    assert {p.path for p in checked.problems} >= {"denoiser.weights", "decoder.weights"}
+
+
+def test_a_folder_of_weights_that_is_not_there_is_one_problem(tmp_path):
+    (tmp_path / "file").touch()
+    for folder, text in (("absent", "not there"), ("file", "no folder")):
+        options = {"weights_dir": str(tmp_path / folder)}
+        (problem,) = check_pipeline("avatarforcing-1.3b", options, CATALOG).problems
+        assert (problem.code, problem.got) == ("no_weights_dir", options["weights_dir"])
+        assert text in problem.message
+
+
+def test_a_folder_of_weights_that_nothing_is_read_from_is_refused(tmp_path):
+    (problem,) = check_pipeline("toon", {"weights_dir": str(tmp_path)}, CATALOG).problems
+    assert (problem.code, problem.got) == ("unused_weights_dir", str(tmp_path))
+
+
+def test_a_file_that_lacks_is_not_confused_with_another_of_the_same_ending(tmp_path):
+    (tmp_path / "vae.pth").touch()
+    options = {"weights_dir": str(tmp_path)}
+    problems = check_pipeline("avatarforcing-1.3b-fast", options, CATALOG).problems
+    assert {p.path: p.suggestion for p in problems}["decoder.weights"] is None
+    (tmp_path / "taew2_1.safetensors").touch()
+    problems = check_pipeline("avatarforcing-1.3b-fast", options, CATALOG).problems
+    near = str(tmp_path / "taew2_1.safetensors")
+    assert {p.path: p.suggestion for p in problems}["decoder.weights"] == near
+
+
+def test_the_published_preset_waits_for_640_ms_and_three_blocks_more():
+    checked = check_pipeline("avatarforcing-1.3b", None, CATALOG, with_weights=False)
+    told = explain(checked.pipeline)
+    assert (told.latency.block_ms, told.latency.lookahead_ms) == (640, 1920)
+    assert told.window["ladder"] == pytest.approx([1.0, 0.952381, 0.7692308, 0.5555556])
+    assert (told.width, told.height, told.tokens_per_block) == (832, 480, 4 * 1560)
 
 
 def test_the_default_waits_for_a_block_of_160_ms_and_looks_480_ms_ahead():

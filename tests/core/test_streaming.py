@@ -2,6 +2,7 @@
 
 import itertools
 
+import attrs
 import pytest
 import tiny_wan as tiny
 import torch
@@ -91,6 +92,17 @@ def test_the_fused_clean_pass_gives_the_numbers_of_the_separate_one(block, budge
         for fused in (True, False)
     ]
     close(made[0], made[1], 5e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_blocks_remembered_with_noise_equal_the_oracle(fused):
+    engine = attrs.evolve(tiny.streamer(MODEL, 1, 4, 2, fused), context_noise=0.2)
+    against_oracle(engine, 5)
+    rows = tiny.speech(5, 2)
+    clean, _ = tiny.run(attrs.evolve(engine, context_noise=0.0), rows, FACE)
+    rough, _ = tiny.run(engine, rows, FACE)
+    assert torch.equal(clean[:, 0], rough[:, 0])
+    assert (clean[:, 1:] - rough[:, 1:]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "explicit"])

@@ -4,7 +4,7 @@ import pytest
 import tiny_wan as tiny
 import torch
 from af_core.errors import WeightsError
-from af_core.weights import avatarforcing, files, lora, report
+from af_core.weights import files, lora, names, report
 
 
 def saved(tmp_path, tensors):
@@ -21,6 +21,8 @@ def test_a_model_comes_back_from_its_file(tmp_path):
     assert all(torch.equal(p, wanted[name]) for name, p in model.state_dict().items())
     assert files.read_metadata(path) == {"note": "tiny"}
     assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_every_fault_is_listed_at_once_and_nothing_is_loaded(tmp_path):
@@ -46,6 +48,17 @@ def test_every_fault_is_listed_at_once_and_nothing_is_loaded(tmp_path):
     ):
         assert line in said
     assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
+
+
+def test_no_size_of_the_header_makes_a_file_look_like_a_pickle(tmp_path):
+    """A header of 128 bytes more than a multiple of 256 begins the file with a pickle's byte."""
+    starts = set()
+    for count in range(1, 300, 8):
+        path = tmp_path / "weights.safetensors"
+        files.write_tensors(path, {"x": torch.zeros(2)}, {"note": "n" * count})
+        starts.add(path.read_bytes()[0])
+        assert files.read_tensors(path).keys() == {"x"}
+    assert 0x80 in starts
 
 
 class Bomb:
@@ -126,12 +139,12 @@ def test_faulty_adapters_are_named():
     ],
 )
 def test_wrappers_and_prefix_are_stripped(name):
-    assert list(avatarforcing.plain_names({name: torch.zeros(1)})) == ["blocks.0.ffn.0.weight"]
+    assert list(names.plain_names({name: torch.zeros(1)})) == ["blocks.0.ffn.0.weight"]
 
 
 def test_names_that_collide_once_stripped_are_refused():
     with pytest.raises(WeightsError, match="same name"):
-        avatarforcing.plain_names({"model.x": torch.zeros(1), "module.x": torch.zeros(1)})
+        names.plain_names({"model.x": torch.zeros(1), "module.x": torch.zeros(1)})
 
 
 def test_a_report_of_a_fit_is_empty():

@@ -16,6 +16,8 @@ WITHOUT_TORCH = {
     "af-runtime plugins list": ["plugins", "list", "--json"],
     "af-runtime plugins check": ["plugins", "check"],
     "af-runtime validate": ["validate", "toon"],
+    "af-runtime download": ["download", "--help"],
+    "af-runtime weights": ["weights", "convert", "--help"],
 }
 
 

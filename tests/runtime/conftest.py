@@ -3,9 +3,18 @@
 import attrs
 import numpy as np
 import pytest
+import torch
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from bar_avatar import SIDE, BarRunner, make_avatar
 from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    """Commands that run in this process set torch's threads for all that comes after."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import af_core
 import media_files
 import numpy as np
 import pytest
+import torch
 from af_runtime import cli
 from af_runtime.errors import MediaError
 from media_files import read_video, write_audio, write_silent_video, write_wav
@@ -269,3 +270,28 @@ def test_a_signal_leaves_a_playable_file_and_the_exit_code_of_the_signal(number,
     assert result["interrupted"] and result["num_frames"] == len(read_video(tmp_path / "o.mp4")[0])
     assert result["num_frames"] >= 50 and b"Traceback" not in err
     assert not list(tmp_path.glob(".o.mp4.*"))
+
+
+@pytest.mark.parametrize(
+    "fault", [torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError("Unable to")]
+)
+def test_memory_that_runs_out_ends_in_one_message(monkeypatch, capsys, fault):
+    def explain(*words, **options):
+        raise fault
+
+    monkeypatch.setattr("af_runtime.commands.explain.check_pipeline", explain)
+    monkeypatch.setattr(sys, "argv", ["af-runtime", "explain", "toon"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 69 and str(fault) in said and "--size" in said
+
+
+def test_other_faults_are_not_hidden_as_a_lack_of_memory(monkeypatch):
+    def explain(*words, **options):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("af_runtime.commands.explain.check_pipeline", explain)
+    monkeypatch.setattr(sys, "argv", ["af-runtime", "explain", "toon"])
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.main()

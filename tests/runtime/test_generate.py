@@ -9,7 +9,9 @@ import attrs
 import numpy as np
 import pytest
 from af_audio import PcmSource
-from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
+from af_audio.wav2vec2.config import Wav2Vec2Options
+from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, Geometry
+from af_core.plugins import BuildContext
 from af_core.testing.tiny import tiny_avatar
 from af_runtime.background import BackgroundWriter
 from af_runtime.cli import build_app
@@ -17,6 +19,8 @@ from af_runtime.generation import GenerationInterrupted, generate
 from af_runtime.timing import times
 from media_files import onsets, read_sound, read_video, write_audio, write_wav
 from PIL import Image
+from row_bars import row_bars_avatar
+from tiny_wav2vec2 import local_model, save
 from typer.testing import CliRunner
 
 
@@ -44,6 +48,86 @@ def test_a_click_and_its_frame_coincide_within_half_a_frame(
     assert np.allclose(seen * 25, clicks.frames)
     assert len(heard) == len(seen)
     assert np.abs(heard - (seen + 0.02)).max() < 0.02
+
+
+def test_release_timing_shows_the_portrait_first_and_every_other_frame_40_ms_late(
+    tmp_path, bar_avatar, portrait_file, clicks
+):
+    audio, seen = write_wav(tmp_path / "clicks.wav", clicks.samples), []
+    ours = generate(portrait_file, audio, tmp_path / "ours.mp4", avatar=bar_avatar)
+    theirs = generate(
+        *(portrait_file, audio, tmp_path / "theirs.mp4"),
+        avatar=bar_avatar,
+        release_timing=True,
+        on_progress=seen.append,
+    )
+    frames, shown = read_video(theirs.output)
+    assert theirs.num_frames == len(frames) == ours.num_frames + 1
+    assert seen[-1].num_frames == seen[-1].total_frames == len(frames)
+    assert np.abs(frames[0].astype(int) - (200, 160, 120)).max() <= 3  # the portrait
+    assert np.abs(heights(frames[1:]) - heights(read_video(ours.output)[0])).max() < 0.02
+    lit = lit_frames(shown[1:], frames[1:], 0.4)
+    assert np.allclose(lit * 25, np.array(clicks.frames) + 1)
+    for output in (ours.output, theirs.output):
+        sound, rate, start_s = read_sound(output)
+        assert np.allclose(onsets(sound[0], rate, start_s) * 25, heard_at(clicks), atol=0.06)
+
+
+def test_the_command_line_offers_the_timing_of_the_release(
+    tmp_path, bar_avatar, portrait_file, clicks, monkeypatch
+):
+    monkeypatch.setattr(af_core, "load", lambda *rest: bar_avatar)
+    audio = write_wav(tmp_path / "a.wav", clicks.samples[:6400])
+    argv = ["generate", str(portrait_file), str(audio), "-o", str(tmp_path / "o.mp4"), "-q"]
+    done = CliRunner().invoke(build_app(argv), [*argv, "--release-timing"])
+    assert (done.exit_code, len(read_video(tmp_path / "o.mp4")[0])) == (0, 11)
+
+
+def test_a_click_that_wav2vec2_hears_coincides_with_its_frame(tmp_path, portrait_file):
+    options = Wav2Vec2Options(weights=str(save(local_model(), tmp_path / "wav2vec2")))
+    avatar = row_bars_avatar(options.build(BuildContext(Geometry(64, 64, 1))))
+    frames = [7, 30, 31, 62]
+    samples = np.zeros(640 * 80)
+    for frame in frames:
+        samples[640 * frame + 100 : 640 * frame + 300] = 0.9 * np.sin(np.arange(200) * np.pi / 4)
+    audio = write_wav(tmp_path / "clicks.wav", samples)
+    clip = generate(portrait_file, audio, tmp_path / "out.mp4", avatar=avatar)
+    seen, shown = read_video(clip.output)
+    sound, rate, start_s = read_sound(clip.output)
+    assert np.allclose(lit_frames(shown, seen, 0.3) * 25, frames)
+    heard = onsets(sound[0], rate, start_s, apart_s=0.02)
+    assert np.allclose(heard * 25, np.array(frames) + 100 / 640, atol=0.06)
+
+
+def heard_at(clicks):
+    """Times of the clicks in video frames: each begins 280 samples into its own."""
+    return np.array(clicks.frames) + 280 / SAMPLES_PER_FRAME
+
+
+def test_ctrl_c_before_the_first_frame_leaves_no_still_portrait_either(
+    tmp_path, portrait_file, bar_avatar
+):
+    class Impatient(io.BytesIO):
+        def read1(self, size=-1):
+            raise KeyboardInterrupt
+
+    source = PcmSource(Impatient())
+    with pytest.raises(GenerationInterrupted) as caught:
+        generate(portrait_file, source, tmp_path / "o.mp4", avatar=bar_avatar, release_timing=True)
+    assert caught.value.clip is None and [p.name for p in tmp_path.iterdir()] == ["face.png"]
+
+
+def test_explain_calls_the_delay_of_whole_utterances_unlimited(tmp_path):
+    checkpoint = save(local_model(), tmp_path)
+    sets = ("use=wav2vec2", f"weights={checkpoint}", "mode=offline")
+    argv = [
+        "explain",
+        "toon",
+        *(word for one in sets for word in ("--set", f"audio_encoder.{one}")),
+    ]
+    done = CliRunner().invoke(build_app(argv), argv)
+    assert done.exit_code == 0 and "look-ahead unlimited" in done.output
+    assert " inf " not in done.output
 
 
 @pytest.mark.parametrize("num_samples", [1, 640, 641, 2_560, 16_000, 50_001])

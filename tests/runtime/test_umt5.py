@@ -6,6 +6,7 @@ import pytest
 import tiny_umt5 as tiny
 import torch
 from af_core.errors import WeightsError
+from af_core.weights.checkpoints import read_checkpoint
 from af_core.weights.files import write_tensors
 from af_runtime.text import encoding, model_hash
 from af_runtime.text.cleaning import clean
@@ -14,7 +15,7 @@ from af_runtime.text.files import EncoderFiles
 from af_runtime.text.tokens import load_tokenizer, tokenize
 from af_runtime.text.umt5 import build_umt5, encode_tokens
 from af_runtime.text.umt5_names import wan_names
-from af_runtime.text.umt5_weights import read_weights, umt5_shape
+from af_runtime.text.umt5_shape import umt5_shape
 from transformers import UMT5Config, UMT5EncoderModel
 
 LENGTH = 24
@@ -77,7 +78,7 @@ def test_the_published_shape_is_read_from_its_tensors():
 
 
 def test_weights_are_taken_over_and_not_copied(folder):
-    tensors = read_weights(folder / "t5.pth")
+    tensors = read_checkpoint(folder / "t5.pth")
     encoder = build_umt5(tensors, "file", "float32", "cpu")
     held = {weight.data_ptr() for weight in encoder.parameters()}
     assert held == {tensor.data_ptr() for tensor in tensors.values()}
@@ -180,14 +181,14 @@ class Malicious:
 def test_a_file_that_is_more_than_tensors_is_refused(tmp_path, made, capsys):
     torch.save(made, tmp_path / "t5.pth")
     with pytest.raises(WeightsError, match=r"t5\.pth"):
-        read_weights(tmp_path / "t5.pth")
+        read_checkpoint(tmp_path / "t5.pth")
     assert "it ran" not in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_is_refused(folder, tmp_path):
     (tmp_path / "t5.pth").write_bytes((folder / "t5.pth").read_bytes()[:2000])
     with pytest.raises(WeightsError, match="damaged"):
-        read_weights(tmp_path / "t5.pth")
+        read_checkpoint(tmp_path / "t5.pth")
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
@@ -249,3 +250,19 @@ def test_a_hash_is_computed_where_nothing_can_be_remembered(tmp_path, monkeypatc
     wanted = model_hash.hash_of_large_file(tmp_path / "w.pth")
     monkeypatch.setenv("AF_CACHE", str(tmp_path / "w.pth"))
     assert model_hash.hash_of_large_file(tmp_path / "w.pth") == wanted
+
+
+def test_an_encoder_that_finds_no_room_on_a_device_runs_on_the_cpu(folder, monkeypatch, caplog):
+    tensors = read_checkpoint(folder / "t5.pth")
+    size = 4 * sum(tensor.numel() for tensor in tensors.values())
+    places = []
+    build = encoding.build_umt5
+    monkeypatch.setattr(encoding, "free_bytes", lambda device: size - 1)
+    monkeypatch.setattr(encoding, "build_umt5", lambda *a: places.append(a[3]) or build(*a))
+    (made,) = embed_prompts(["rain"], files(folder), device="cuda")
+    assert places == ["cpu"] and made.rows.isfinite().all()
+    assert "cuda has" in caplog.text
+    monkeypatch.setattr(encoding, "free_bytes", lambda device: size)
+    with pytest.raises((RuntimeError, AssertionError)):  # this machine has no such device
+        embed_prompts(["sun"], files(folder), device="cuda:99")
+    assert places == ["cpu", "cuda:99"]

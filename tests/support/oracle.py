@@ -43,6 +43,7 @@ class Setting:
     absolute_cache: bool = False
     timesteps: tuple | None = None
     unheard: int = 0
+    context_noise: float = 0.0
 
 
 @dataclass
@@ -265,8 +266,10 @@ def run(net, setting, portrait, audio, noise, text=None, better=None):
                     buffer[k] = (1 - low) * clean + low * noise(k, top - down[k] - 1)
                 else:
                     out.append(clean)
+                    rough = s.context_noise
+                    kept = (1 - rough) * clean + rough * noise(k, -1) if rough else clean
                     sound = rows(k, step)
-                    remember(net, s, past, clean, k, sound, portrait, context, turner, text)
+                    remember(net, s, past, kept, k, sound, portrait, context, turner, text)
     return torch.stack(out)
 
 

@@ -122,6 +122,7 @@ def by_oracle(engine, rows, face, seed=0, text=None, better=None):
         zero_audio=cache.zero_anchor_audio,
         absolute_cache=cache.cache_anchor_position == "absolute",
         unheard=engine.unheard,
+        context_noise=engine.context_noise,
     )
     shape = (engine.block_latents, *face.shape[2:])
 

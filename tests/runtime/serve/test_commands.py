@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from af_runtime.doctor import CHECKS, Finding, _guarded
 from af_runtime.errors import BusyError, ConnectionLostError, KeysError, ServiceError
-from af_runtime.exit_codes import NO_PERMISSION, TRY_AGAIN, UNAVAILABLE, exit_code
+from af_runtime.exit_codes import NO_ACCESS, TRY_LATER, UNAVAILABLE, exit_code
 from af_runtime.transport.zeromq import ZmqServer
 from media_files import read_sound, read_video, write_wav
 from serving import serving, speech
@@ -49,7 +49,7 @@ def test_the_embedded_avatar_is_served_pinged_and_ended(tmp_path):
 
 def test_a_network_is_not_served_without_keys():
     done = af_runtime("serve", "--bind", "tcp://0.0.0.0:*", "--health", "-")
-    assert done.returncode == NO_PERMISSION
+    assert done.returncode == NO_ACCESS
     assert "keys new server" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -81,9 +81,9 @@ def test_the_doctor_looks_at_everything_and_survives_what_fails():
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (KeysError("x"), NO_PERMISSION),
-        (BusyError("x"), TRY_AGAIN),
-        (ServiceError("admit.full", "x", retryable=True), TRY_AGAIN),
+        (KeysError("x"), NO_ACCESS),
+        (BusyError("x"), TRY_LATER),
+        (ServiceError("admit.full", "x", retryable=True), TRY_LATER),
         (ServiceError("stage.failed", "x"), 1),
         (ConnectionLostError("connection.lost", "x", retryable=True), UNAVAILABLE),
     ],

@@ -8,6 +8,7 @@ from af_core.plugins.hookspecs import API_VERSION, Register
 from af_core.ports import Declaration, Port, audio_samples, feature_rows
 
 from af_audio.mel_config import MelConvConfig
+from af_audio.wav2vec2.config import Wav2Vec2Options
 
 af_plugin_api = API_VERSION
 
@@ -35,5 +36,6 @@ class MelConvOptions(MelConvConfig, frozen=True, forbid_unknown_fields=True):
 
 @hookimpl
 def af_register_audio_encoders(register: Register) -> None:
-    """Offer the encoder of the embedded default."""
+    """Offer the encoder of the embedded default, and the one of the published checkpoints."""
     register("mel_conv", MelConvOptions)
+    register("wav2vec2", Wav2Vec2Options)

@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from af_core.capacity import require_memory
 from af_core.errors import PipelineError
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import in_process_problems
@@ -23,6 +24,7 @@ from af_core.running import (
     ReviseRunner,
     Runner,
 )
+from af_core.stages.anchor_cache import RoughensContext
 from af_core.stages.audio_encoder import RevisingAudioEncoder
 from af_core.stages.window_scheduler import AdmitsUnheard
 from af_core.streaming import Streamer
@@ -54,6 +56,7 @@ def assemble(pipeline: Pipeline) -> Assembled:
         raise PipelineError(problems)
     ((device, _),) = processes.values()
     require_device(device)
+    require_memory(pipeline, device)
     built = build_stages(pipeline, device)
     names = [node.name for node in pipeline.graph.order() if node.name not in AT_OPEN]
     made = pipeline.graph.format_of(pipeline.output)
@@ -122,12 +125,13 @@ def _runner(name: str, built: Mapping[str, Any], pipeline: Pipeline) -> Runner:
 
 
 def _streamer(built: Mapping[str, Any], block_latents: int) -> Streamer[Any]:
-    scheduler = built["window_scheduler"]
+    scheduler, cache = built["window_scheduler"], built["anchor_cache"]
     return Streamer(
         scheduler,
         built["denoiser"],
-        built["anchor_cache"],
+        cache,
         block_latents,
+        context_noise=cache.context_noise if isinstance(cache, RoughensContext) else 0.0,
         unheard=scheduler.num_unheard if isinstance(scheduler, AdmitsUnheard) else 0,
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from af_core.errors import ConfigError
@@ -49,11 +50,16 @@ class RecordedNoise:
 def _normal(seed: int, block: int, rung: int, shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     half = (count + 1) // 2
-    key = [(seed ^ _WORDS[0]) & _MASK, (seed >> 64 ^ _WORDS[1]) & _MASK]
-    philox = np.random.Philox(key=key, counter=[0, block & _MASK, rung & _MASK, 0])
+    key = _words(seed ^ _WORDS[0], seed >> 64 ^ _WORDS[1])
+    philox = np.random.Philox(key=key, counter=_words(0, block, rung, 0))
     bits = philox.random_raw(half)
     radius = ((bits >> np.uint64(40)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24)
     angle = (bits & np.uint64(0xFFFFFF)).astype(np.float32) * np.float32(2 * math.pi * 2**-24)
     radius = np.sqrt(np.float32(-2) * np.log(radius))
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
     return torch.from_numpy(normal).view(shape)
+
+
+def _words(*numbers: int) -> NDArray[np.uint64]:
+    """Return the low 64 bits of each number; numpy makes floats of a list of large and small."""
+    return np.array([number & _MASK for number in numbers], np.uint64)

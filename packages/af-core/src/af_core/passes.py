@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CLEAN = 0.0
 """Timestep of portrait and emitted blocks."""
+CONTEXT_RUNG = -1
+"""Names the noise of remembered blocks; the ladder's rungs are counted from 0."""
 
 
 def empty_window(portrait: Tensor, silence: Tensor, block_latents: int) -> Window:
@@ -121,6 +123,19 @@ def denoise(streamer: Streamer[Any], state: StreamState[Any]) -> tuple[Tensor, S
     out = _run(streamer, state, plan, latents, audio, timesteps)
     state = attrs.evolve(state, anchors=anchors, pending=None).counting(1)
     return out.unflatten(1, (len(window), size)), state
+
+
+def remembered(
+    streamer: Streamer[Any], state: StreamState[Any], emitted: Emitted | None
+) -> Emitted | None:
+    """Return the block that leaves as it is to be remembered; None if it is not."""
+    if emitted is None or not streamer.cache.remembers:
+        return None
+    sigma = streamer.context_noise
+    if not sigma:
+        return emitted
+    noise = _draw(streamer, state, emitted.block, CONTEXT_RUNG)
+    return attrs.evolve(emitted, latents=(1 - sigma) * emitted.latents + sigma * noise)
 
 
 def require_kept(scheduler: WindowScheduler, emitted: Emitted | None) -> None:

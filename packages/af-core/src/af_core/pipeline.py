@@ -99,7 +99,8 @@ class Avatar:
         """
         images = self._checked_portrait(portrait).to(self.device)
         seeds = _checked_seeds(seed, len(images))
-        opening = Opening(len(images), self.encode_portrait.encode(images), seeds, self.text)
+        latents = self.encode_portrait.encode(images)
+        opening = Opening(len(images), latents, seeds, self.text, images)
         states = {name: runner.open(opening) for name, runner in self.runners.items()}
         return AvatarState(states, num_streams=len(images))
 

@@ -15,6 +15,8 @@ from af_core.geometry import AUDIO_HZ, TEMPORAL_STRIDE, VIDEO_FPS, Geometry
 Value = int | float | str
 Accepts = Value | tuple[Value, ...] | None
 
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Bytes of one number, by torch's name of its type."""
 VARYING = "any"
 """The ``chunk`` of an output that hands over a different number of items each time."""
 
@@ -69,6 +71,8 @@ class Declaration:
     """Future input, beyond the unit itself, that it needs before its output is final."""
     num_parameters: int | None = None
     """Weights, if they can be counted without building."""
+    bytes_per_parameter: int = 4
+    """Bytes of one weight as it is held in memory (for denoisers, the pipeline's precision)."""
     bytes_per_stream: int = 0
     """Memory that one open stream holds."""
     latents_held: int = 0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from af_core.errors import StageContractError
 from af_core.geometry import Geometry
+from af_core.stages.decoder import SeesPortrait
 from af_core.streaming import Streamer
 
 Values = Mapping[str, Tensor]
@@ -30,6 +31,8 @@ class Opening:
     """Seed of the noise of each stream."""
     text: Tensor | None = None
     """Embedding of the prompt, [1, token, d]."""
+    image: Tensor | None = None
+    """The portraits themselves, uint8 [b, H, W, 3]."""
 
 
 class Runner(Protocol):
@@ -164,7 +167,10 @@ class DecodeRunner:
 
     def open(self, opening: Opening) -> Any:
         """Show the decoder the portrait's latent; its frame is video frame 0, which is not sent."""
-        state = self.decoder.open(opening.num_streams)
+        if opening.image is not None and isinstance(self.decoder, SeesPortrait):
+            state = self.decoder.open_seeing(opening.image)
+        else:
+            state = self.decoder.open(opening.num_streams)
         _, state = self.decoder.step(state, opening.portrait)
         return state
 

@@ -50,9 +50,9 @@ class StreamState(Generic[AnchorsT]):
     """What the denoiser keeps constant for these streams."""
     memory: Any
     """The denoiser's slots of keys and values."""
-    version: Version
     portrait: Tensor | None
     """The portrait's latent until the style anchor has been made from it."""
+    version: Version = attrs.field(factory=Version)
     pending: Emitted | None = None
     """An emitted block whose clean keys and values the next pass will write."""
     clock: Clock = attrs.field(factory=Clock)

@@ -1,7 +1,7 @@
 """Streaming inference (Algorithm 1): one block of audio in, at most one clean block out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import attrs
 import torch
@@ -13,9 +13,7 @@ from af_core.stages.anchor_cache import AnchorCache
 from af_core.stages.denoiser import Denoiser
 from af_core.stages.noise_source import NoiseSource
 from af_core.stages.window_scheduler import WindowScheduler
-from af_core.stream_state import StreamState, Version
-
-AnchorsT = TypeVar("AnchorsT")
+from af_core.stream_state import AnchorsT, StreamState
 
 
 @attrs.frozen(eq=False)
@@ -32,14 +30,16 @@ class Streamer(Generic[AnchorsT]):
     """Run the clean pass of an emitted block within the next window pass: the same numbers."""
     unheard: int = 0
     """Blocks at the tail of a full window that run ahead of the speech, driven by none."""
+    context_noise: float = 0.0
+    """Noise level of an emitted block when its keys and values are made."""
 
     @torch.no_grad()
     def open(
         self, portrait: Tensor, *, text: Tensor | None = None, seeds: Sequence[int] | None = None
     ) -> StreamState[AnchorsT]:
-        """Begin streams for portrait latents ``[b, 1, c, h, w]``, one noise seed each (0, 1, ...).
+        """Begin streams for portraits ``[b, 1, c, h, w]``, one noise seed each (0, 1, ...).
 
-        ``text [b or 1, token, d]`` is the prompt embedding of a network that has one.
+        ``text [b or 1, token, d]`` is the prompt's embedding, if the network reads one.
         """
         conditions = self.denoiser.open(portrait, text)
         silence = self.denoiser.silence(len(portrait))
@@ -49,7 +49,6 @@ class Streamer(Generic[AnchorsT]):
             seeds=passes.one_seed_each(seeds, len(portrait)),
             conditions=conditions,
             memory=self.denoiser.allocate(conditions, self.cache.num_slots),
-            version=Version(),
             portrait=portrait,
         )
         if self.cache.zero_anchor_audio:
@@ -84,7 +83,7 @@ class Streamer(Generic[AnchorsT]):
             fresh = passes.fresh_noise(self, state)
             emitted, window = self.scheduler.advance(state.window, prediction, fresh)
             # line 9: the emitted block is pending: its clean K/V ride on the next pass
-            pending = emitted if self.cache.remembers else None
+            pending = passes.remembered(self, state, emitted)
             state = attrs.evolve(state, window=window, pending=pending)
         return None if emitted is None else emitted.latents, state
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from af_core.errors import AvatarForcingError
 
-from af_runtime.exit_codes import INTERRUPTED, exit_code
+from af_runtime.exit_codes import INTERRUPTED, UNAVAILABLE, exit_code
 
 COMMANDS = {
     "generate": "Make a video of a portrait that speaks an audio file.",
@@ -28,6 +28,8 @@ COMMANDS = {
     "explain": "Show what a pipeline will do: formats, delay, memory, who provides what.",
     "prompts": "Encode prompts once and keep them in files; list such files.",
     "plugins": "List, show and check the plugins that are installed.",
+    "download": "Fetch a published checkpoint; sizes and licences are shown first.",
+    "weights": "Look into checkpoints, and convert them to one merged safetensors file.",
 }
 """Sub-commands in the order of the help, each with its line of help."""
 
@@ -61,11 +63,27 @@ def main() -> None:
     except AvatarForcingError as e:
         sys.stderr.write(f"error: {e}\n")
         sys.exit(exit_code(e))
+    except (MemoryError, RuntimeError) as e:
+        if not _ran_out_of_memory(e):
+            raise
+        first = str(e).partition("\n")[0] or type(e).__name__
+        sys.stderr.write(
+            f"error: The memory of the device ran out: {first}\n"
+            "    try       a smaller --size, or another device; `af-runtime explain` tells what is "
+            "held, activations come on top\n"
+        )
+        sys.exit(UNAVAILABLE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as in `explain | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room left; told by words, since torch may not be imported."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or "can't allocate memory" in str(error)
 
 
 def _print_version(wanted: bool) -> None:

@@ -19,6 +19,14 @@ class UnavailableError(AvatarForcingError):
     """This machine lacks something that is needed, such as an H.264 encoder."""
 
 
+class DownloadError(AvatarForcingError):
+    """A file did not arrive, or not as it should be; trying again later may help."""
+
+
+class AccessError(AvatarForcingError):
+    """The hub does not let this user have a file; a token or an accepted licence would help."""
+
+
 class ProtocolError(AvatarForcingError):
     """A message that the wire protocol does not allow; ``code`` is one of docs/protocol.md."""
 

@@ -10,8 +10,10 @@ from af_core.errors import (
 )
 
 from af_runtime.errors import (
+    AccessError,
     BusyError,
     ConnectionLostError,
+    DownloadError,
     KeysError,
     RequestError,
     ServiceError,
@@ -21,8 +23,8 @@ from af_runtime.errors import (
 FAILED = 1
 USAGE = 2
 UNAVAILABLE = 69
-TRY_AGAIN = 75
-NO_PERMISSION = 77
+TRY_LATER = 75
+NO_ACCESS = 77
 BAD_CONFIG = 78
 INTERRUPTED = 130
 
@@ -33,10 +35,10 @@ def exit_code(error: AvatarForcingError) -> int:
         return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE
-    if isinstance(error, KeysError):
-        return NO_PERMISSION
-    if isinstance(error, BusyError):
-        return TRY_AGAIN
+    if isinstance(error, DownloadError | BusyError):
+        return TRY_LATER
+    if isinstance(error, AccessError | KeysError):
+        return NO_ACCESS
     if isinstance(error, UnavailableError | ConnectionLostError):
         return UNAVAILABLE
-    return TRY_AGAIN if isinstance(error, ServiceError) and error.retryable else FAILED
+    return TRY_LATER if isinstance(error, ServiceError) and error.retryable else FAILED

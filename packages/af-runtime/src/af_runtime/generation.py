@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from af_runtime.domain import domain_warning
+from af_runtime.errors import RequestError
 from af_runtime.gallery import HOME_PRESET, find_portrait
 from af_runtime.media import VideoSettings
 from af_runtime.notices import collected_notices
 from af_runtime.outputs import checked_output
 from af_runtime.portrait import BACKGROUND, Fit, fit_portrait, read_picture
 from af_runtime.sink import Sink
+from af_runtime.sizes import size_overrides
 from af_runtime.timing import Stopwatch, times
 
 VIDEO_SUFFIXES = (".mp4", ".m4v")
@@ -87,6 +89,7 @@ def generate(
     background: str = BACKGROUND,
     contact_sheet: str | os.PathLike[str] | None = None,
     settings: VideoSettings | None = None,
+    release_timing: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_warning: Callable[[str], None] = lambda message: None,
 ) -> Clip:
@@ -94,8 +97,9 @@ def generate(
 
     ``portrait`` is a picture file or the name of a shipped portrait; ``audio`` a file, or an
     `AudioSource` such as `PcmSource` over standard input. ``avatar`` is a loaded preset to use
-    again. Everything is checked before the preset is loaded; an error leaves no file behind, and
-    Ctrl-C (`GenerationInterrupted`) leaves a playable one.
+    again. ``release_timing`` shows the portrait for one frame first, while the sound begins: lips
+    are then 40 ms late, as in the authors' release. Everything is checked before the preset is
+    loaded; an error leaves no file behind, and Ctrl-C (`GenerationInterrupted`) a playable one.
     """
     out, sheet_path = _checked_outputs(output, contact_sheet, (portrait, audio))
     name = avatar.info.preset if avatar else str(preset)
@@ -103,14 +107,20 @@ def generate(
     source = open_audio(audio) if isinstance(audio, str | os.PathLike) else audio
     try:
         with collected_notices(on_warning) as notices:
-            loaded, load_s = _loaded(avatar, name, overrides)
+            wanted = size_overrides(picture.size, fit, name, overrides or {})
+            loaded, load_s = _loaded(avatar, name, {**(overrides or {}), **wanted})
+            _require_size(loaded, wanted)
             size = (loaded.info.width, loaded.info.height)
             pixels = fit_portrait(picture, *size, fit, background)
             notices.note(domain_warning(pixels, loaded.info.preset))
             title = f"{Path(portrait).stem} · {Path(source.info.name).name}"
             with Sink(out, source.info, *size, settings, sheet_path) as sink:
                 watch = Stopwatch()
-                interrupted = _speak(loaded, pixels, seed, source, sink, watch, on_progress)
+                frames = _stream(loaded, pixels, seed, _chunks(loaded, source, sink, watch))
+                if release_timing:
+                    frames = _after(pixels, frames)
+                total = _num_frames(source.info.duration_s, still=release_timing)
+                interrupted = _speak(frames, total, sink, watch, on_progress)
                 clip = _finish(sink, watch, title, loaded.info.preset, interrupted)
     finally:
         source.close()
@@ -131,20 +141,31 @@ def _loaded(
     return af_core.load(name, dict(overrides or {})), time.perf_counter() - began
 
 
+def _require_size(avatar: Avatar, wanted: Mapping[str, Any]) -> None:
+    """Refuse a fit that needs another size than that of an avatar which is loaded already."""
+    size = (avatar.geometry.width, avatar.geometry.height)
+    if wanted and size != (needed := tuple(wanted.values())):
+        raise RequestError(
+            f"This portrait asks for {needed[0]}x{needed[1]} pixels and the loaded avatar draws "
+            f"{size[0]}x{size[1]}; use fit='crop', or load the avatar in that size."
+        )
+
+
+def _num_frames(duration_s: float | None, *, still: bool) -> int | None:
+    """Return the frames of a clip, with or without a still one; None for a live source."""
+    return None if duration_s is None else math.ceil(duration_s * VIDEO_FPS - 1e-6) + still
+
+
 def _speak(
-    avatar: Avatar,
-    portrait: Tensor,
-    seed: int,
-    source: AudioSource,
+    stream: Iterable[NDArray[np.uint8]],
+    total: int | None,
     sink: Sink,
     watch: Stopwatch,
     on_progress: Callable[[Progress], None],
 ) -> bool:
     """Run the whole stream into the sink; return True if Ctrl-C ended it early."""
-    seconds = source.info.duration_s
-    total = None if seconds is None else math.ceil(seconds * VIDEO_FPS - 1e-6)
     try:
-        for frames in _stream(avatar, portrait, seed, _chunks(avatar, source, sink, watch)):
+        for frames in stream:
             watch.emitted(len(frames))
             sink.add_frames(frames)
             on_progress(Progress(watch.num_frames, total, watch.realtime_factor()))
@@ -159,6 +180,13 @@ def _stream(
     """Yield the frames of one stream, uint8 ``[n, H, W, 3]``."""
     for frames in avatar.stream(portrait, chunks, seed=seed):
         yield frames[0].cpu().numpy()
+
+
+def _after(portrait: Tensor, frames: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames with the portrait before the first of them."""
+    if (first := next(frames, None)) is not None:
+        yield np.concatenate([portrait[None].numpy(), first])
+        yield from frames
 
 
 def _chunks(avatar: Avatar, source: AudioSource, sink: Sink, watch: Stopwatch) -> Iterator[Tensor]:

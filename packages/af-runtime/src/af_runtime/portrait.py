@@ -14,8 +14,9 @@ from torch import Tensor
 
 from af_runtime.errors import PortraitError, RequestError
 
-Fit = Literal["crop", "pad"]
-"""``crop`` fills the frame and cuts what is over; ``pad`` shows all and adds background."""
+Fit = Literal["crop", "pad", "match", "release"]
+"""``crop`` fills the frame and cuts what is over; ``pad`` shows all and adds background; ``match``
+makes the frame the picture's shape; ``release`` makes it as the authors do, bending it a little."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF")
 """Pillow's names of the accepted formats; one that its build lacks is passed over."""
@@ -79,7 +80,9 @@ def fit_portrait(
         raise RequestError(f"A portrait is fitted by one of {get_args(Fit)}; got {fit!r}.")
     if image.size == (width, height):
         fitted = image
-    elif fit == "crop":
+    elif fit == "release":
+        fitted = image.resize((width, height), Image.Resampling.BILINEAR)
+    elif fit in ("crop", "match"):
         fitted = ImageOps.fit(image, (width, height), _filter(), centering=CROP_CENTRE)
     else:
         colour = parse_colour(background)

@@ -20,3 +20,6 @@ class DualAnchorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Make the style anchor from rows of zeros; off: from the stream's first audio."""
     cache_anchor_position: Literal["relative", "absolute"] = "relative"
     """Where clean passes see the style anchor: as the paper says, or at 0 as the release does."""
+    context_noise: float = 0.0
+    """Noise level, 0 to 1, of emitted blocks when their keys and values are made; the network is
+    told 0. The release's self-forcing inference has 0.00498 (spec section 4.6)."""

@@ -31,11 +31,18 @@ class DualAnchorCache:
             raise ConfigError(
                 f"temporal_budget={self.config.temporal_budget} latent frames: 0 or more."
             )
+        if not 0 <= self.config.context_noise <= 1:
+            raise ConfigError(f"context_noise={self.config.context_noise}: a level from 0 to 1.")
 
     @property
     def num_slots(self) -> int:
         """Slots of memory one stream needs."""
         return self._first_slot + self.config.temporal_budget
+
+    @property
+    def context_noise(self) -> float:
+        """Noise level of emitted blocks when their keys and values are made."""
+        return self.config.context_noise
 
     @property
     def zero_anchor_audio(self) -> bool:

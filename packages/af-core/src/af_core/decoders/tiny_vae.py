@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from af_core.decoders.pixels import from_pixels, to_pixels
 from af_core.models.tiny_vae import Memory, TinyVAE
 
 
@@ -34,10 +35,4 @@ class TinyVAEImageEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Return normalised latents ``[b, 1, c, h, w]`` of uint8 ``[b, H, W, 3]``."""
-        picture = image.permute(0, 3, 1, 2).to(self.vae.mean.dtype) / 255
-        return self.vae.encode(picture[:, None])[0]
-
-
-def to_pixels(video: Tensor) -> Tensor:
-    """Return uint8 ``[b, n, H, W, 3]`` of colours in 0..1 ``[b, n, 3, H, W]``; others are cut."""
-    return (video.clamp(0, 1) * 255).round_().to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous()
+        return self.vae.encode(from_pixels(image)[:, None])[0]

@@ -9,8 +9,7 @@ from af_core.graph.checked import PARTS, Pipeline, Stage
 from af_core.graph.graph import Graph, Node
 from af_core.graph.wiring import counted_parameters, ladder, weights_file
 from af_core.plugins.contract import Declares
-
-BYTES = {"float32": 4, "bfloat16": 2}
+from af_core.ports import BYTES
 
 
 class PartReport(msgspec.Struct, frozen=True):
@@ -190,7 +189,7 @@ def _node(pipeline: Pipeline, node: Node) -> NodeReport:
         if stage is not None and stage.kind == "denoiser"
         else []
     )
-    size = BYTES[pipeline.spec.precision if parts else "float32"]
+    size = BYTES[pipeline.spec.precision] if parts else node.declaration.bytes_per_parameter
     return NodeReport(
         name=node.name,
         stage=node.stage,
@@ -213,9 +212,10 @@ def _node(pipeline: Pipeline, node: Node) -> NodeReport:
 def _parameters(node: Node, stage: Stage | None) -> int | None:
     if stage is None:
         return 0
+    if node.declaration.num_parameters is not None:
+        return node.declaration.num_parameters
     file = weights_file(stage)
-    counted = counted_parameters(file) if file else None
-    return node.declaration.num_parameters if counted is None else counted
+    return counted_parameters(file) if file else None
 
 
 def _part(pipeline: Pipeline, stage: Stage) -> PartReport:

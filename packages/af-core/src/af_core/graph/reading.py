@@ -1,7 +1,7 @@
 """Reads pipeline files: YAML or TOML, with ``extends`` and ``--set`` overrides, as plain tables."""
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import attrs
 import yaml
 
 from af_core.errors import PipelineError, UnknownNameError
-from af_core.graph.spec import PATH_OPTIONS, STAGE_KEYS
+from af_core.graph.spec import IN_WEIGHTS_DIR, PATH_OPTIONS, STAGE_KEYS, WEIGHTS_DIR
 from af_core.plugins.registry import Catalog
 from af_core.problems import Problem, did_you_mean
 
@@ -27,6 +27,9 @@ class Document:
     """Distribution of the preset, empty for a file."""
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key written twice, which YAML would silently let win."""
 
@@ -34,6 +37,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == _MERGE:  # `<<: *anchor`; keys written beside it win
+            continue
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, list | dict):
             raise yaml.constructor.ConstructorError(
@@ -149,13 +154,69 @@ def _with_absolute_paths(table: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(stage, dict):
             return stage
         paths = {key: stage[key] for key in PATH_OPTIONS if isinstance(stage.get(key), str)}
-        return {**stage, **{key: str((folder / path).resolve()) for key, path in paths.items()}}
+        here = {key: path for key, path in paths.items() if not path.startswith(IN_WEIGHTS_DIR)}
+        return {**stage, **{key: str((folder / path).resolve()) for key, path in here.items()}}
 
-    nodes = table.get("nodes")
-    out = {key: fixed(value) if key in STAGE_KEYS else value for key, value in table.items()}
-    if isinstance(nodes, dict):
-        out["nodes"] = {name: fixed(node) for name, node in nodes.items()}
+    out = with_stages(table, fixed)
+    if isinstance(where := table.get(WEIGHTS_DIR), str):
+        out[WEIGHTS_DIR] = str((folder / where).resolve())
     return out
+
+
+def with_stages(table: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the table with every stage and node changed."""
+    nodes = table.get("nodes")
+    out = {key: change(value) if key in STAGE_KEYS else value for key, value in table.items()}
+    if isinstance(nodes, Mapping):
+        out["nodes"] = {name: change(node) for name, node in nodes.items()}
+    return out
+
+
+def in_weights_dir(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the table with ``@/`` at the front of paths replaced by its ``weights_dir``.
+
+    Without one, these options are left out, which is a problem unless nothing is to be loaded; so
+    is a folder that is not there, and one that nothing is read from.
+    """
+    folder = table.get(WEIGHTS_DIR)
+    is_there = isinstance(folder, str) and Path(folder).is_dir()
+    marked: list[str] = []
+
+    def fixed(stage: Any) -> Any:
+        if not isinstance(stage, Mapping):
+            return stage
+        own = {key: stage[key] for key in PATH_OPTIONS if _is_marked(stage.get(key))}
+        found = {key: path.removeprefix(IN_WEIGHTS_DIR) for key, path in own.items()}
+        marked.extend(found.values())
+        if is_there:
+            return {**stage, **{key: str(Path(str(folder), path)) for key, path in found.items()}}
+        return {key: value for key, value in stage.items() if key not in own}
+
+    out = with_stages(table, fixed)
+    if isinstance(folder, str) and not marked:
+        return out, [_unused(folder)]
+    if is_there or not marked:
+        return out, []
+    return out, [_no_folder(folder, dict.fromkeys(marked))]
+
+
+def _no_folder(folder: object, files: Iterable[str]) -> Problem:
+    text = f"These weights are published and not shipped: {', '.join(files)}."
+    fix = "--set weights_dir=DIR, or generate --weights DIR"
+    if isinstance(folder, str):
+        text = "This is no folder." if Path(folder).exists() else "The folder is not there."
+    want = "the folder that `af-runtime download` filled"
+    got = folder if isinstance(folder, str) else None
+    return Problem("no_weights_dir", WEIGHTS_DIR, text, want, got, fix)
+
+
+def _unused(folder: str) -> Problem:
+    text = f"No path of this pipeline begins with {IN_WEIGHTS_DIR}, so nothing is read from there."
+    return Problem("unused_weights_dir", WEIGHTS_DIR, text, got=folder, suggestion="leave it out")
+
+
+def _is_marked(path: object) -> bool:
+    return isinstance(path, str) and path.startswith(IN_WEIGHTS_DIR)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,14 +264,18 @@ def _require_tables(table: Mapping[str, Any], path: str) -> None:
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """Return ``{"a.b": value}`` for command-line texts ``a.b=c``; values are read as YAML."""
+    """Return ``{"a.b": value}`` for command-line texts ``a.b=c``; values are read as YAML.
+
+    A prompt is taken as it stands, whatever is in it.
+    """
     out: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         if not equals or not all(path.split(".")):
             message = "An override is written key.key=value."
             raise PipelineError([Problem("bad_override", f"--set {pair}", message, "a.b=c", pair)])
-        out[path] = _parsed(text, _yaml, f"--set {pair}")
-        if path.rpartition(".")[2] in PATH_OPTIONS and isinstance(out[path], str):
+        out[path] = text if path == "prompt" else _parsed(text, _yaml, f"--set {pair}")
+        is_path = path == WEIGHTS_DIR or path.rpartition(".")[2] in PATH_OPTIONS
+        if is_path and isinstance(out[path], str) and not out[path].startswith(IN_WEIGHTS_DIR):
             out[path] = str(Path(out[path]).resolve())
     return out

@@ -11,7 +11,7 @@ from af_core.geometry import Geometry
 from af_core.graph.checked import PARTS, Pipeline, Stage
 from af_core.graph.graph import Graph, Node
 from af_core.graph.placement import placement_problems
-from af_core.graph.reading import Document, read_document, with_overrides
+from af_core.graph.reading import Document, in_weights_dir, read_document, with_overrides
 from af_core.graph.spec import DEFAULT_OUTPUT, STAGE_KEYS, GeometrySpec, PipelineSpec
 from af_core.graph.strict import decode
 from af_core.graph.wiring import (
@@ -54,22 +54,33 @@ def check_pipeline(
     name: str,
     overrides: Mapping[str, Any] | None = None,
     catalog: Catalog | None = None,
+    *,
+    with_weights: bool = True,
 ) -> Checked:
-    """Check a preset or file without building anything; no error is raised for what it says."""
+    """Check a preset or file without building anything; no error is raised for what it says.
+
+    ``with_weights=False`` asks for no file of weights and no prompt, so that what a pipeline needs
+    can be told before it is there.
+    """
     catalog = catalog or load_catalog()
     try:
         document = read_document(name, catalog)
         table = with_overrides(document.table, overrides or {})
     except ProblemsError as e:
         return Checked(None, e.problems, catalog.problems)
-    pipeline, problems = resolve(table, catalog, document)
+    pipeline, problems = resolve(table, catalog, document, with_weights=with_weights)
     return Checked(None if problems else pipeline, tuple(problems), catalog.problems)
 
 
 def resolve(
-    table: Mapping[str, Any], catalog: Catalog, document: Document | None = None
+    table: Mapping[str, Any],
+    catalog: Catalog,
+    document: Document | None = None,
+    *,
+    with_weights: bool = True,
 ) -> tuple[Pipeline | None, list[Problem]]:
     """Return the pipeline that a table describes, with all problems; see ``check_pipeline``."""
+    table, homeless = in_weights_dir(table)
     spec, problems = decode(table, PipelineSpec, "")
     stages, more = _stages(table, catalog)
     problems += [*more, *placement_problems(table.get("placement"), _node_names(table))]
@@ -79,6 +90,10 @@ def resolve(
         return None, problems
     graph, more = _graph(geometry, stages, _node_names(table))
     problems += more
+    if with_weights:
+        broken = {problem.path for problem in problems if problem.code == "bad_stage"}
+        whole = {name: stage for name, stage in stages.items() if name not in broken}
+        problems += homeless or weights_problems(whole)
     wanted = {key for key in STAGE_KEYS if key != "text_encoder" or table.get(key) is not None}
     built = {node.name for node in graph.nodes} | {*PARTS} & stages.keys()
     if not wanted <= built:
@@ -87,8 +102,8 @@ def resolve(
     problems += [problem for problem in graph.problems() if problem.path not in refused]
     problems += _output_problems(graph, table.get("output", DEFAULT_OUTPUT))
     problems += ladder_problems(stages, geometry)
-    problems += weights_problems(stages)
-    problems += prompt_problems(stages, table.get("prompt", ""))
+    if with_weights and not homeless:
+        problems += prompt_problems(stages, table.get("prompt", ""))
     if spec is None:
         return None, problems
     origin = document.origin if document else ""

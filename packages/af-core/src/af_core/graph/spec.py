@@ -20,6 +20,12 @@ STAGE_KEYS = (
 )
 """Top-level keys that name a stage; each is also the kind it is looked up under."""
 
+WEIGHTS_DIR = "weights_dir"
+"""Key of the folder that is named last, when a pipeline is used."""
+
+IN_WEIGHTS_DIR = "@/"
+"""How a path begins that starts in that folder."""
+
 PATH_OPTIONS = ("weights", "file", "tokenizer", "prompt_cache")
 """Options of stages that are paths, relative to the file they are written in."""
 
@@ -89,6 +95,8 @@ class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line for lists of presets."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Floating-point type of the denoiser."""
+    weights_dir: str | None = None
+    """Folder in which paths that begin with ``@/`` start, as `af-runtime download` fills it."""
     nodes: dict[str, dict[str, Any]] = {}
     """Nodes of your own, by name."""
     output: str = DEFAULT_OUTPUT

@@ -89,25 +89,27 @@ class CausalWan(nn.Module):
     def open(self, portrait: Tensor, text: Tensor | None = None) -> Conditions:
         """Compute what stays constant for streams of portraits ``[b, 1, c, h, w]``.
 
-        ``text`` is ``[b or 1, text_len, text_dim]``, needed exactly if the network has text.
+        Without reference channels, only the size of the portrait is taken. ``text`` is
+        ``[b or 1, text_len, text_dim]``, needed exactly if the network has text.
         """
         c = self.config
-        if portrait.dim() != 5 or portrait.shape[1:3] != (1, c.reference_channels):
+        if portrait.dim() != 5 or portrait.shape[1:3] != (1, c.portrait_channels):
             raise ShapeError(
-                f"A portrait latent is [b, 1, {c.reference_channels}, h, w], "
+                f"A portrait latent is [b, 1, {c.portrait_channels}, h, w], "
                 f"not {list(portrait.shape)}."
             )
-        cells = self._patches(portrait)[:, 0]
-        weight = self.patch_embedding.weight[:, c.out_channels :, 0]
-        tokens = F.linear(cells, weight[:, :-1].flatten(1), self.patch_embedding.bias)
         grid = portrait.shape[3] // c.patch, portrait.shape[4] // c.patch
-        return Conditions(
-            portrait,
-            tokens,
-            tokens + weight[:, -1].sum((1, 2)),
-            self._text(text, len(portrait)),
-            grid,
-        )
+        tokens = self._reference_tokens(portrait)
+        return Conditions(portrait, *tokens, self._text(text, len(portrait)), grid)
+
+    def _reference_tokens(self, portrait: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what reference and mask add to the portrait's frame and to others [b, s, dim]."""
+        c, reference = self.config, self.config.reference_channels
+        cells = self._patches(portrait)[:, 0, :, : reference * c.patch**2]
+        extra = self.patch_embedding.weight[:, c.out_channels :, 0]
+        weight, mask = extra.tensor_split([reference], dim=1)
+        tokens = F.linear(cells, weight.flatten(1), self.patch_embedding.bias)
+        return tokens, tokens + mask.sum((1, 2, 3))
 
     def _text(self, text: Tensor | None, num_streams: int) -> tuple[PromptKeys | None, ...]:
         """Return keys and values of the prompt; one that all streams share is computed once."""

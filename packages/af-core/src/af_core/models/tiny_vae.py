@@ -50,7 +50,8 @@ class MemBlock(nn.Module):
             before = torch.zeros_like(past[:batch])
         joint = present + torch.cat([before, past[:-batch]], 0) + bias[:, None, None]
         out = self.conv[1:](joint) + x
-        return (out if self.pre_norm else F.relu(out)), past[-batch:]
+        newest = past[-batch:].clone(memory_format=torch.channels_last)  # let the others go
+        return (out if self.pre_norm else F.relu(out)), newest
 
 
 class TPool(nn.Module):
@@ -197,7 +198,8 @@ class TinyVAE(nn.Module):
         """Encode ``[b, t, 3, H, W]`` in 0..1 to normalised latents ``[b, t', c, h, w]``.
 
         Without memory the video begins: its first frame stands for four equal ones, so ``t`` is
-        ``1 + 4 k`` and a still image is an ordinary latent. With memory ``t`` is ``4 k``.
+        ``1 + 4 k`` and a still image is an ordinary latent. With memory ``t`` is ``4 k``. (The
+        published TAEHV repeats the last frame of a clip instead; of a still image, both make one.)
         """
         if memory is None:
             lead = self.config.temporal_stride - 1
@@ -213,16 +215,25 @@ class TinyVAE(nn.Module):
         Without memory the first latent gives one frame; every other latent gives four.
         """
         latents = latents * self.std + self.mean
-        video, kept = self._decode(latents, memory) if self.config.decoder_channels else (0, ())
-        if self.config.shortcut_context:
-            before = latents[:, :1] if memory is None else memory[-1][:, None]
-            kept = (*kept, latents[:, -1])
-            latents = torch.cat([latents, torch.cat([before, latents[:, :-1]], 1)], 2)
+        parts: list[Tensor] = []
+        kept: Memory = ()
+        if self.config.decoder_channels:
+            made, kept = self._decode(latents, memory)
+            parts.append(made)
         if self.config.shortcut:
-            video = video + self._shortcut_out(latents)
+            parts.append(self._shortcut_out(self._with_context(latents, memory)))
+            kept = (*kept, latents[:, -1].clone()) if self.config.shortcut_context else kept
+        video = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         if memory is None:
             video = video[:, self.config.temporal_stride - 1 :]
         return video, kept
+
+    def _with_context(self, latents: Tensor, memory: Memory | None) -> Tensor:
+        """Join each latent ``[b, t, c, h, w]`` with the one before; the first follows itself."""
+        if not self.config.shortcut_context:
+            return latents
+        before = latents[:, :1] if memory is None else memory[-1][:, None]
+        return torch.cat([latents, torch.cat([before, latents[:, :-1]], 1)], 2)
 
     def _encode(self, video: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         if self.config.patch_size > 1:

@@ -21,7 +21,7 @@ class CausalWanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patch: int = 2
     """Latent cells of one token along a side; time is never patched."""
     in_channels: int = 33
-    """Noisy latent, reference latent and one mask channel."""
+    """Noisy latent, reference latent and one mask channel; without a reference, only the first."""
     out_channels: int = 16
     """Latent channels."""
     text_dim: int | None = 4096
@@ -54,10 +54,11 @@ class CausalWanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError('from_reference adds to a clean estimate: set prediction to "x0".')
         if self.freq_dim % 2:
             raise ConfigError(f"freq_dim={self.freq_dim} must be even: half cosines, half sines.")
-        if self.reference_channels < 1:
+        if self.in_channels != self.out_channels and self.reference_channels < 1:
             raise ConfigError(
-                f"in_channels={self.in_channels} leaves no room for a reference; with "
-                f"out_channels={self.out_channels} it is {2 * self.out_channels + 1}."
+                f"in_channels={self.in_channels} leaves no room for a reference and a mask; with "
+                f"out_channels={self.out_channels} it is {2 * self.out_channels + 1}, or "
+                f"{self.out_channels} for a network without a reference."
             )
         outside = [i for i in self.injected_layers if not 0 <= i < self.num_layers]
         if outside:
@@ -70,8 +71,13 @@ class CausalWanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def reference_channels(self) -> int:
-        """Channels of the reference latent."""
-        return self.in_channels - self.out_channels - 1
+        """Channels of the reference latent; 0 for a network without one, like Wan itself."""
+        return max(self.in_channels - self.out_channels - 1, 0)
+
+    @property
+    def portrait_channels(self) -> int:
+        """Channels of a portrait's latent, also where it is no input besides the frames."""
+        return self.reference_channels or self.out_channels
 
     @property
     def injected_layers(self) -> tuple[int, ...]:

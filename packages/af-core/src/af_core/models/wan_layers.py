@@ -89,7 +89,7 @@ class Layer(nn.Module):
         super().__init__()
         self.eps = eps
         self.packed: PackedLayer | None = None
-        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.modulation = _modulation_table(6, dim)
         self.self_attn = Projections(dim, num_heads, eps, qk_norm)
         if text:
             self.norm3 = nn.LayerNorm(dim, eps=eps)
@@ -172,7 +172,7 @@ class Head(nn.Module):
     def __init__(self, dim: int, out_dim: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.modulation = _modulation_table(2, dim)
         self.head = nn.Linear(dim, out_dim)
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -183,3 +183,9 @@ class Head(nn.Module):
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Return ``LayerNorm(x) * scale + shift``."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale)
+
+
+def _modulation_table(rows: int, dim: int) -> nn.Parameter:
+    """Return a random table; on the device ``meta``, where drawing is slow, an empty one."""
+    table = torch.empty(1, rows, dim)
+    return nn.Parameter(table if table.is_meta else table.normal_().div_(dim**0.5))

@@ -80,6 +80,18 @@ class ChecksPrompt(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksWeights(Protocol):
+    """A config whose ``weights`` are not one safetensors file, and who can tell if they are there.
+
+    They may be a folder, say, with a configuration beside the tensors.
+    """
+
+    def weights_faults(self) -> list[str]:
+        """Return what is wrong with the files, without reading them; empty when nothing."""
+        ...
+
+
 def config_faults(kind: Kind, config: object) -> list[str]:
     """Return what keeps ``config`` from being registered as that kind; empty when nothing."""
     if not (isinstance(config, type) and issubclass(config, msgspec.Struct)):

@@ -8,6 +8,16 @@ AnchorsT = TypeVar("AnchorsT")
 
 
 @runtime_checkable
+class RoughensContext(Protocol):
+    """An anchor cache that remembers emitted blocks with a little noise in them."""
+
+    @property
+    def context_noise(self) -> float:
+        """Noise level, 0 to 1, of emitted blocks when their keys and values are made."""
+        ...
+
+
+@runtime_checkable
 class AnchorCache(Protocol[AnchorsT]):
     """Policy of the dual anchor: a style anchor that stays, temporal anchors that roll.
 

@@ -26,7 +26,7 @@ from af_core.schedules.config import RectifiedFlowConfig
 from af_core.schedules.rectified_flow import RectifiedFlow
 from af_core.stream_state import StreamState
 from af_core.streaming import Streamer
-from af_core.weights.avatarforcing import build_causal_wan
+from af_core.weights.avatarforcing import build_causal_wan, infer_config
 from af_core.windows.config import LocalFutureConfig
 from af_core.windows.local_future import LocalFutureScheduler
 
@@ -155,10 +155,9 @@ def build_streamer(recording: Recording, num_heads: int, *, fused: bool = True) 
     return Streamer(
         scheduler=LocalFutureScheduler(schedule, LocalFutureConfig(num_slots=recording.num_slots)),
         denoiser=build_causal_wan(
+            infer_config(recording.weights, num_heads, arrays["text"].shape[1]),
             recording.weights,
-            num_heads=num_heads,
-            text_len=arrays["text"].shape[1],
-            source="the recording",
+            "the recording",
             alpha=LORA_SCALE * rank,
         ),
         cache=DualAnchorCache(

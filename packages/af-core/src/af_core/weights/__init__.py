@@ -1,1 +1,1 @@
-"""Reading weights: strict, safetensors only, every fault listed at once."""
+"""Reading weights: strict, no code is run, nothing is held twice, every fault listed at once."""

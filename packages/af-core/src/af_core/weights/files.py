@@ -1,6 +1,5 @@
-"""Safetensors files: read, written, and told apart from pickles, which are never opened."""
+"""Safetensors files of this project: read, written, and told apart from pickles, never opened."""
 
-import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -12,13 +11,11 @@ from torch import Tensor, nn
 
 from af_core.errors import WeightsError
 from af_core.weights.report import fill
-
-_ZIP = b"PK\x03\x04"
-_PICKLE = b"\x80"
+from af_core.weights.signature import kind_of
 
 
 def read_tensors(path: Path | str, device: str = "cpu") -> dict[str, Tensor]:
-    """Return every tensor of a safetensors file."""
+    """Return every tensor of a safetensors file; on the CPU, views of the file mapped to memory."""
     path = check_safetensors(path)
     try:
         with safe_open(str(path), framework="pt", device=device) as file:
@@ -43,18 +40,20 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 def write_tensors(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file; it appears whole or not at all, whoever else writes it.
+    """Write a safetensors file, whole or not at all, whoever else writes it.
 
-    Raises ``OSError`` if that fails, as on a full disk.
+    Tensors are not copied, unless they share memory. Raises ``OSError`` if the disk is full.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    held = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        save_file(held, part, dict(metadata or {}))
+        part.touch()
+        mode = part.stat().st_mode  # safetensors makes files that only their owner may read
+        save_file(_apart(tensors), part, dict(metadata or {}))
+        part.chmod(mode)
         os.replace(part, path)
     except SafetensorError as fault:
-        raise OSError(f"{path} cannot be written: {fault}") from fault
+        raise OSError(f"{path} could not be written: {fault}") from fault
     finally:
         part.unlink(missing_ok=True)
 
@@ -65,27 +64,23 @@ def load(model: nn.Module, path: Path | str) -> None:
 
 
 def check_safetensors(path: Path | str) -> Path:
-    """Return the path if a safetensors file can lie there; refuse pickles by name."""
+    """Return the path if a safetensors file lies there; refuse pickles by name."""
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsError(f"No weights at {path}: it {what}.")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start.startswith(_ZIP) or start.startswith(_PICKLE):
+    if kind_of(path) != "safetensors":
         raise WeightsError(
-            f"{path} is a pickle (a PyTorch checkpoint), which can run any code when it is "
-            "opened. Only safetensors files are read; convert it once, in a place you trust: "
-            "torch.load(path, weights_only=True), then safetensors.torch.save_file(tensors, path)."
-        )
-    if len(start) < 9 or not _header_fits(path, start):
-        raise WeightsError(
-            f"{path} is no safetensors file: it has {path.stat().st_size} bytes and begins with "
-            f"{json.dumps(start.decode('latin-1'))}."
+            f"{path} is a pickle (a PyTorch checkpoint) or an index of files. Only safetensors "
+            "files are read here; `af-runtime weights convert IN OUT.safetensors` makes one."
         )
     return path
 
 
-def _header_fits(path: Path, start: bytes) -> bool:
-    size = int.from_bytes(start[:8], "little")
-    return size + 8 <= path.stat().st_size and start[8:9] == b"{"
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors of which no two share memory, which safetensors refuses."""
+    seen: set[int] = set()
+    held = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        held[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return held

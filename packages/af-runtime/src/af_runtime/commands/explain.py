@@ -1,5 +1,6 @@
 """``af-runtime explain``: what a pipeline will do, before any weight is loaded."""
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from af_runtime.commands.output import Overrides, print_json, print_problems
+from af_runtime.commands.output import Overrides, print_json, print_problems, short_count
 from af_runtime.exit_codes import BAD_CONFIG
 
 WIDTH = 100
@@ -53,7 +54,7 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show what a pipeline will do: formats, delay, memory, processes, who provides what."""
-    checked = check_pipeline(config, parse_overrides(overrides or []))
+    checked = check_pipeline(config, parse_overrides(overrides or []), with_weights=False)
     print_problems(checked.warnings, "warning")
     if checked.pipeline is None:
         print_problems(checked.problems, "error")
@@ -123,15 +124,20 @@ def _delay(latency: LatencyReport) -> RenderableType:
     total = latency.total_ms or 1.0
     block = round(BAR * latency.block_ms / total)
     bar = Text.assemble(("█" * block, "cyan"), ("▒" * (BAR - block), "yellow"))
-    bar.append(f"  {latency.total_ms:g} ms", "bold")
+    bar.append(f"  {_duration(latency.total_ms)}", "bold")
     bar.append(" + computing", "dim")
     legend = Text.assemble(
         ("█ ", "cyan"),
         f"block {latency.block_ms:g} ms: speech is gathered before it can be drawn",
         ("\n▒ ", "yellow"),
-        f"look-ahead {latency.lookahead_ms:g} ms: later speech a block waits for",
+        f"look-ahead {_duration(latency.lookahead_ms)}: later speech a block waits for",
     )
     return Group(bar, legend)
+
+
+def _duration(ms: float) -> str:
+    """Return a delay in words; an encoder of whole utterances has no limit."""
+    return f"{ms:g} ms" if math.isfinite(ms) else "unlimited"
 
 
 def _window(e: Explanation) -> RenderableType:
@@ -183,7 +189,7 @@ def _add_node(table: Table, node: NodeReport) -> None:
         _provided(node),
         "" if source else _weights(node),
         _size(node.stream_bytes) if node.stream_bytes else "",
-        f"{node.delay_ms:g} ms" if node.delay_ms else "",
+        _duration(node.delay_ms) if node.delay_ms else "",
     )
     for part in node.parts:
         table.add_row(
@@ -200,7 +206,7 @@ def _weights(node: NodeReport) -> str:
         return "unknown"
     if not node.num_parameters:
         return "none"
-    return f"{_count(node.num_parameters)} · {_size(node.weights_bytes)}"
+    return f"{short_count(node.num_parameters)} · {_size(node.weights_bytes)}"
 
 
 def _footer(e: Explanation) -> RenderableType:
@@ -217,13 +223,6 @@ def _footer(e: Explanation) -> RenderableType:
         for name, part in e.processes.items()
     ]
     return Group(text, *(Text(line, "dim") for line in layout))
-
-
-def _count(number: int) -> str:
-    for scale, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= scale:
-            return f"{number / scale:.3g}{letter}"
-    return str(number)
 
 
 def _size(num_bytes: int) -> str:

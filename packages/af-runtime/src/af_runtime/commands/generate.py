@@ -64,8 +64,19 @@ def generate(
         Path | None,
         typer.Option(metavar="OUT.png", help="Also draw the whole clip as one picture."),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of published weights, as `download` fills it."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Pixels of the video, such as 832x480.")
+    ] = None,
     fit: Annotated[
-        Literal["crop", "pad"], typer.Option(help="Cut the portrait to the frame, or pad it.")
+        Literal["crop", "pad", "match", "release"],
+        typer.Option(
+            help="Cut the portrait to the frame or pad it; or let the frame match the portrait's "
+            "shape, or be sized as in the authors' release."
+        ),
     ] = "crop",
     background: Annotated[
         str, typer.Option(metavar="COLOUR", help="Behind transparent or padded portraits.")
@@ -74,6 +85,12 @@ def generate(
     pcm_format: Annotated[
         str, typer.Option(metavar="FORMAT", help="Sample format of stdin: s16le, f32le, ...")
     ] = "s16le",
+    release_timing: Annotated[
+        bool,
+        typer.Option(
+            "--release-timing", help="Lips one frame after the sound, as in the authors' release."
+        ),
+    ] = False,
     threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[
@@ -96,8 +113,6 @@ def generate(
     Example: af-runtime generate iris speech.wav -o iris.mp4
     """
     use_threads(threads)
-    from af_core.graph import parse_overrides
-
     from af_runtime import generation as library
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -107,11 +122,12 @@ def generate(
             clip = library.generate(
                 *(portrait, source, output),
                 preset=preset,
-                overrides=parse_overrides(overrides or []),
+                overrides=_overrides(overrides or [], weights, size),
                 seed=seed,
                 fit=fit,
                 background=background,
                 contact_sheet=contact_sheet,
+                release_timing=release_timing,
                 on_progress=show,
                 on_warning=lambda message: _print_warning(console, message),
             )
@@ -120,6 +136,20 @@ def generate(
     _report(clip, console, json, quiet)
     if clip is None or clip.interrupted:
         raise typer.Exit(stop.code)
+
+
+def _overrides(pairs: list[str], weights: Path | None, size: str | None) -> dict[str, Any]:
+    """Return all that the options change in the pipeline; ``--set`` wins."""
+    from af_core.graph import parse_overrides
+
+    from af_runtime.sizes import parse_size
+
+    changed: dict[str, Any] = {}
+    if weights is not None:
+        changed["weights_dir"] = str(weights.resolve())
+    if size is not None:
+        changed["geometry.width"], changed["geometry.height"] = parse_size(size)
+    return changed | parse_overrides(pairs)
 
 
 def _standard_input(rate: int, format: str) -> Any:

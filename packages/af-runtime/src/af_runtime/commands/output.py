@@ -28,3 +28,11 @@ def print_problems(problems: Iterable[Problem], word: str) -> None:
     style = {"error": "bold red", "warning": "bold yellow"}[word]
     for problem in problems:
         console.print(Text.assemble((f"{word}: ", style), str(problem)))
+
+
+def short_count(number: int) -> str:
+    """Return a number of things in three digits, such as ``1.42B``."""
+    for scale, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.3g}{letter}"
+    return str(number)

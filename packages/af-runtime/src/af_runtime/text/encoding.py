@@ -1,17 +1,22 @@
 """Encodes prompts: those that are known are recalled, for the others the encoder is loaded once."""
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import torch
 from af_core.assembly import require_device
+from af_core.capacity import free_bytes
 from af_core.errors import PipelineError
 from af_core.graph.spec import DEVICE
+from af_core.ports import BYTES
 from af_core.prompts.cache import EmbeddedPrompt, add_prompts, read_prompts, warn_of_cut
 from af_core.prompts.index import Entry, Record, read_index
 from af_core.prompts.lookup import matching
 from af_core.prompts.text import tidy
+from af_core.weights.checkpoints import read_checkpoint
+from torch import Tensor
 
 from af_runtime.errors import RequestError
 from af_runtime.outputs import checked_output
@@ -21,7 +26,8 @@ from af_runtime.text.files import EncoderFiles, file_problems
 from af_runtime.text.model_hash import model_hash
 from af_runtime.text.tokens import load_tokenizer, tokenize
 from af_runtime.text.umt5 import build_umt5, encode_tokens
-from af_runtime.text.umt5_weights import read_weights
+
+_log = logging.getLogger(__name__)
 
 
 def encode_prompts(
@@ -92,8 +98,9 @@ def _encoded(
 ) -> list[EmbeddedPrompt]:
     tokenizer = load_tokenizer(files.tokenizer)
     tokens = {text: tokenize(tokenizer, text, files.text_len) for text in texts}
-    tensors = read_weights(files.weights)
-    encoder = build_umt5(tensors, str(files.weights), files.precision, device)
+    tensors = read_checkpoint(files.weights)
+    place = _with_room(device, tensors, files.precision)
+    encoder = build_umt5(tensors, str(files.weights), files.precision, place)
     made = [
         EmbeddedPrompt(Record(text, model, t.num_tokens), encode_tokens(encoder, t))
         for text, t in tokens.items()
@@ -102,6 +109,19 @@ def _encoded(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return made
+
+
+def _with_room(device: str, tensors: Mapping[str, Tensor], precision: str) -> str:
+    """Return the device, or the CPU if the encoder would not fit beside what is there already."""
+    free = None if device == "cpu" else free_bytes(device)
+    size = sum(tensor.numel() for tensor in tensors.values()) * BYTES[precision]
+    if free is None or size <= free:
+        return device
+    _log.warning(
+        f"The text encoder takes {size / 1e9:.1f} GB and {device} has {free / 1e9:.1f} GB free: "
+        "the prompt is encoded on the CPU, once."
+    )
+    return "cpu"
 
 
 def _with_spellings(prompt: EmbeddedPrompt, texts: Sequence[str]) -> EmbeddedPrompt:

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from af_core.errors import WeightsError
+from af_core.weights.families import require_family, shapes_of
 from af_core.weights.report import fill, require_fit
 from torch import Tensor
 
 from af_runtime.text.tokens import Tokens
 from af_runtime.text.umt5_names import wan_names
-from af_runtime.text.umt5_weights import umt5_shape
+from af_runtime.text.umt5_shape import umt5_shape
 
 FIXED = {
     "relative_attention_max_distance": 128,
@@ -23,6 +24,8 @@ FIXED = {
 
 def build_umt5(tensors: Mapping[str, Tensor], source: str, precision: str, device: str) -> Any:
     """Return a ``UMT5EncoderModel`` whose weights are the given tensors, under Wan's names."""
+    takes = "umT5 under Wan's names (models_t5_umt5-xxl-enc-bf16.pth)"
+    require_family(shapes_of(tensors), ("umt5",), "the text encoder", takes, source)
     encoder = _empty(umt5_shape(tensors, source))
     wan = wan_names(encoder.config.num_layers)
     wanted = {wan[name]: weight for name, weight in encoder.state_dict().items()}

@@ -1,7 +1,7 @@
 """Fit the linear decoder in closed form: the right pictures, and no jump where latents meet.
 
-Frame ``t`` of latent ``k`` is ``x[k, t] = K[t] u[k]``, where ``u[k]`` holds the 3 x 3 cells around a
-cell in latents ``k`` and ``k - 1``. The fit minimises, over clips and cells with their weights,
+Frame ``t`` of latent ``k`` is ``x[k, t] = K[t] u[k]``, where ``u[k]`` holds the 3 x 3 cells around
+a cell in latents ``k`` and ``k - 1``. The fit minimises, over clips and cells with their weights,
 
     sum |K[t] u[k] - x[k, t]|^2  +  m sum |(K[0] u[k] - K[3] u[k-1]) - (x[k, 0] - x[k-1, 3])|^2
 

@@ -15,6 +15,7 @@ from af_core.plugins.builtin.networks import (
     TinyVAEImageOptions,
 )
 from af_core.plugins.builtin.prompts import CachedPromptOptions
+from af_core.plugins.builtin.wan_vae import WanVAEDecoderOptions, WanVAEImageOptions
 from af_core.plugins.hookspecs import API_VERSION, Register, RegisterPreset, hookimpl
 
 af_plugin_api = API_VERSION
@@ -22,8 +23,9 @@ af_plugin_api = API_VERSION
 
 @hookimpl
 def af_register_image_encoders(register: Register) -> None:
-    """Offer the encoder of the tiny autoencoder."""
+    """Offer the encoders of the tiny autoencoder and of Wan's."""
     register("tiny_vae", TinyVAEImageOptions)
+    register("wan_vae", WanVAEImageOptions)
 
 
 @hookimpl
@@ -59,8 +61,9 @@ def af_register_denoisers(register: Register) -> None:
 
 @hookimpl
 def af_register_decoders(register: Register) -> None:
-    """Offer the decoder of the tiny autoencoder."""
+    """Offer the decoders of the tiny autoencoder and of Wan's."""
     register("tiny_vae", TinyVAEDecoderOptions)
+    register("wan_vae", WanVAEDecoderOptions)
 
 
 @hookimpl

@@ -102,9 +102,11 @@ class DualAnchorOptions(DualAnchorConfig, frozen=True, forbid_unknown_fields=Tru
     """The portrait and the newest clean frames, at positions relative to the window."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative budget."""
+        """Refuse a negative budget, and levels that are none."""
         if self.temporal_budget < 0:
             raise ConfigError(f"temporal_budget={self.temporal_budget}: 0 latent frames or more.")
+        if not 0 <= self.context_noise <= 1:
+            raise ConfigError(f"context_noise={self.context_noise}: a level from 0 to 1.")
 
     def declare(self, geometry: Geometry) -> Declaration:
         """Return the latent frames whose keys and values are held."""

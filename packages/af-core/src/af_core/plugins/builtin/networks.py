@@ -1,12 +1,14 @@
-"""Options of the networks: their shape, and the safetensors file with their weights."""
+"""Options of the networks: their shape, and the file with their weights."""
 
 from typing import Any, Literal
 
+from af_core.errors import ConfigError
 from af_core.geometry import Geometry
 from af_core.models.tiny_vae_config import TinyVAEConfig
 from af_core.models.wan_config import CausalWanConfig
 from af_core.plugins.contract import BuildContext
 from af_core.ports import (
+    BYTES,
     Declaration,
     Port,
     feature_rows,
@@ -25,7 +27,9 @@ class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True)
     """The causal Wan network; without weights it is initialised from ``seed``, for tests."""
 
     weights: str | None = None
-    """Safetensors file with its state dict, relative to the pipeline file."""
+    """Checkpoint, relative to the pipeline file: safetensors, or PyTorch's as published."""
+    entry: str | None = None
+    """State dict to take of several in the file, such as ``generator_ema``; None: ``generator``."""
     attention: Literal["auto", "sdpa", "explicit"] = "auto"
     """Kernel of the attention; ``auto`` races both on a CPU, so loads may differ by rounding."""
     merge_padding: bool = True
@@ -41,7 +45,7 @@ class CausalWanOptions(CausalWanConfig, frozen=True, forbid_unknown_fields=True)
         return Declaration(
             (
                 Port("rows", feature_rows(self.audio_dim)),
-                Port("portrait", portrait_latent(geometry, self.reference_channels)),
+                Port("portrait", portrait_latent(geometry, self.portrait_channels)),
                 *(() if self.text_dim is None else (Port("text", text_rows(self.text_dim)),)),
             ),
             (Port("latents", latent_frames(geometry, channels, geometry.block_latents)),),
@@ -76,12 +80,23 @@ class TinyVAEOptions(TinyVAEConfig, frozen=True, forbid_unknown_fields=True):
 class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=True):
     """The decoder half of the tiny video autoencoder."""
 
+    still: float = 0.0
+    """Show the portrait's own pixels where frames differ from it by less than this (of 1); 0: off.
+    Right for a camera and a head that hardly move."""
+
+    def __post_init__(self) -> None:
+        """Refuse a difference that is none."""
+        require_share("still", self.still)
+
     def declare(self, geometry: Geometry) -> Declaration:
         """Return latents in, frames out."""
-        require_stride(self, geometry)
+        require_stride(self.spatial_stride, geometry)
         return Declaration(
             (Port("latents", latent_frames(geometry, self.latent_channels)),),
             (Port("frames", video_frames(geometry)),),
+            num_parameters=self.decoder_parameters,
+            bytes_per_stream=BYTES["float32"]
+            * self.decoder_memory(geometry.latent_height, geometry.latent_width),
         )
 
     def build(self, context: BuildContext) -> Any:
@@ -96,10 +111,11 @@ class TinyVAEImageOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=Tru
 
     def declare(self, geometry: Geometry) -> Declaration:
         """Return a picture in, one latent out."""
-        require_stride(self, geometry)
+        require_stride(self.spatial_stride, geometry)
         return Declaration(
             (Port("image", portrait_image(geometry)),),
             (Port("latent", portrait_latent(geometry, self.latent_channels)),),
+            num_parameters=self.encoder_parameters,
         )
 
     def build(self, context: BuildContext) -> Any:
@@ -109,13 +125,18 @@ class TinyVAEImageOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=Tru
         return tiny_vae_image_encoder(self, context)
 
 
-def require_stride(config: TinyVAEConfig, geometry: Geometry) -> None:
-    """Refuse an autoencoder whose stride is not that of the geometry."""
-    if config.spatial_stride != geometry.spatial_stride:
+def require_share(name: str, value: float) -> None:
+    """Refuse what is no share of 1."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}={value:g} must be from 0 to 1.")
+
+
+def require_stride(stride: int, geometry: Geometry) -> None:
+    """Refuse an autoencoder whose pixels per latent cell are not those of the geometry."""
+    if stride != geometry.spatial_stride:
         raise ValueError(
-            f"This autoencoder has {config.spatial_stride} pixels per latent cell, the geometry "
-            f"has {geometry.spatial_stride}. Write geometry.spatial_stride: "
-            f"{config.spatial_stride}."
+            f"This autoencoder has {stride} pixels per latent cell, the geometry has "
+            f"{geometry.spatial_stride}. Write geometry.spatial_stride: {stride}."
         )
 
 

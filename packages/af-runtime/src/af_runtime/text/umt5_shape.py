@@ -1,27 +1,10 @@
-"""Weights of umT5's encoder: read, strictly, and the shape of the network told from them."""
+"""The shape of umT5's encoder, told from its weights."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from af_core.errors import WeightsError
-from af_core.weights.files import read_tensors
 from torch import Tensor
-
-
-def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Return the tensors of a checkpoint, mapped from disk rather than copied where that works."""
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as e:  # whatever is wrong with the file: the loader has many names for it
-        reason = str(e).partition("\n")[0]
-        raise WeightsError(f"{path} is damaged or no checkpoint of tensors ({reason}).") from e
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise WeightsError(f"{path} holds {type(tensors).__name__}, not tensors by name.")
-    return tensors
 
 
 def umt5_shape(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
