@@ -1,5 +1,7 @@
 """Real time by a clock of the test: 25 frames a second, and what happens to those that are late."""
 
+import re
+
 import numpy as np
 import pytest
 from af_core.geometry import SAMPLES_PER_FRAME
@@ -76,6 +78,15 @@ def test_speech_that_comes_in_real_time_is_sent_without_a_gap():
     first = kinds.index("speech")
     assert set(kinds[first:]) == {"speech"} and stage.warnings() == []
     assert set(kinds[:first]) == {"idle"}
+
+
+def test_a_gap_in_speech_is_told_once_and_counted_by_the_block():
+    stage = Stage()
+    stage.say(c.Audio, np.ones(6 * FRAME, np.float32), segment=0, epoch=0)
+    stage.turn(1.0)
+    assert stage.warnings() == [Code.AUDIO_UNDERRUN]
+    told = re.search(r"^af_audio_underruns_total (\d+)", stage.metrics.page().decode(), re.M)
+    assert int(told.group(1)) in (4, 5, 6)
 
 
 def test_a_late_block_is_covered_by_the_last_picture():

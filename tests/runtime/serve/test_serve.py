@@ -198,6 +198,33 @@ def test_a_worker_that_drains_finishes_what_runs_and_takes_nothing_new():
         assert len(list(stream)) == 8
 
 
+def test_a_session_that_outlives_the_drain_ends_with_an_error_and_no_truncated_video():
+    with serving() as service, service.client() as client:
+        stream = client.open("ada", pacing="fast")
+        stream.push_audio(speech(8 * FRAME), 16_000)
+        service.server.drain(0.1)
+        with pytest.raises(ServiceError) as caught:
+            list(stream)
+        assert caught.value.code == Code.ADMIT_DRAINING and caught.value.retryable
+
+
+def test_memory_that_runs_out_ends_one_session():
+    avatar = tiny_avatar()
+
+    class Hungry:
+        def encode(self, images):
+            if images.max() < 20:
+                raise MemoryError("no more")
+            return avatar.encode_portrait.encode(images)
+
+    hungry = attrs.evolve(avatar, encode_portrait=Hungry())
+    with serving(hungry) as service, service.client() as client:
+        with pytest.raises(ServiceError) as caught:
+            client.open(np.zeros_like(face(avatar)))
+        assert caught.value.code == Code.STAGE_OOM
+        assert not client.open("ada").next_frame(5).num_samples
+
+
 def test_a_client_that_went_away_leaves_no_session_behind():
     with serving(silence_s=0.3) as service:
         client = service.client()

@@ -171,6 +171,24 @@ def test_speech_of_an_old_epoch_is_discarded_with_a_warning_and_its_credit_given
     assert bench.messages(s.AudioCredit)[0].audio_limit == 1600
 
 
+def test_more_segments_than_may_wait_are_refused():
+    bench = SessionBench()
+    for _ in range(64):
+        bench.push(SOUND)
+        bench.end()
+    assert refused(bench, c.Audio, SOUND, segment=64, epoch=0) == Code.TOO_LARGE
+
+
+def test_sound_in_crumbs_comes_back_whole():
+    bench = SessionBench()
+    for i in range(1_000):
+        bench.push([float(i)])
+    assert len(bench.session.utterances[0].pieces) <= 64
+    bench.say(c.Close)
+    bench.run()
+    np.testing.assert_array_equal(sound_of(bench, 0, 0), np.arange(1_000))
+
+
 @pytest.mark.parametrize("seq", [0, 1, 3])
 def test_a_gap_and_a_repetition_are_refused(seq):
     bench = SessionBench()

@@ -36,7 +36,7 @@ class Hosted:
         self.opened_s = now_s
         self._metrics = metrics
         self._pacer: Pacer | None = None
-        self._is_late = False
+        self._is_late = self._is_starved = False
         self._seq = 0
         self._outbox: list[Outgoing] = []
 
@@ -73,9 +73,8 @@ class Hosted:
     def feed(self) -> Feed | None:
         """Return the next block for the avatar, if it may hear one now."""
         self.session, block = feed(self.session, fill=self._may_fill())
-        if block is not None and block.is_underrun:
-            self._metrics.underruns.inc()
-            self._warn(Code.AUDIO_UNDERRUN, "Speech was due and had not come; silence was put in.")
+        if block is not None:
+            self._starve(block.is_underrun)
         return block
 
     def advance(self, now_s: float) -> None:
@@ -165,6 +164,14 @@ class Hosted:
             self._metrics.misses.labels("avatar").inc()
             self._warn(Code.DEADLINE_MISSED, "A frame was not drawn in time.")
         self._is_late = True
+
+    def _starve(self, is_underrun: bool) -> None:
+        """Count blocks that lack speech, and tell of the first in a row."""
+        if is_underrun:
+            self._metrics.underruns.inc()
+            if not self._is_starved:
+                self._warn(Code.AUDIO_UNDERRUN, "Speech was due and had not come.")
+        self._is_starved = is_underrun
 
     def _warn(self, code: Code, text: str) -> None:
         self._outbox.append((server.Warn(session=self.session.name, code=code, message=text), {}))

@@ -121,7 +121,7 @@ class Server:
                 self._turn()
         finally:
             for hosted in list(self._hosted.values()):
-                self._end(hosted, "draining")
+                self._end(hosted, Code.ADMIT_DRAINING)
             self._worker.close()
 
     def _turn(self) -> None:
@@ -201,7 +201,7 @@ class Server:
                 self._say(peer, server.Draining(deadline_ms=round(self._drain_s * 1e3)))
         if now_s >= self._deadline_s:
             for hosted in list(self._hosted.values()):
-                self._end(hosted, "draining")
+                self._end(hosted, Code.ADMIT_DRAINING)
 
     def _of(self, peer: Peer) -> list[Hosted]:
         return [one for one in self._hosted.values() if one.peer == peer]

@@ -104,6 +104,7 @@ class Worker:
             failed = Failed(stream, Code.MEDIA_FORMAT, str(e))
         except (torch.OutOfMemoryError, MemoryError) as e:
             failed = Failed(stream, Code.STAGE_OOM, f"There was no memory for this session: {e}")
+            torch.cuda.empty_cache()  # does nothing where there is no CUDA
         except Exception as e:
             text = f"The avatar failed: {type(e).__name__}: {e}"
             failed = Failed(stream, Code.STAGE_FAILED, text)

@@ -162,8 +162,11 @@ class Link:
     def _hand_over(self, message: Any, arrays: Any) -> None:
         with self.lock:
             stream = self._streams.get(message.session)
-        if stream is not None:
-            stream.receive(message, arrays)
+        if stream is None:
+            return
+        stream.receive(message, arrays)
+        if stream.is_closed:
+            self.forget(stream)
 
     def _fail_all(self, error: ServiceError) -> None:
         with self.lock:

@@ -168,8 +168,11 @@ class StreamCore:
                 case server.Error() if message.fatal:
                     text, code = message.message, message.code
                     self.fail(ServiceError(code, text, retryable=message.retryable))
-                case server.Closed():
+                case server.Closed(reason="drained" | "aborted"):
                     self.is_closed = True
+                case server.Closed():
+                    text = f"The worker has ended the session: {message.reason}."
+                    self.fail(ServiceError(message.reason, text, retryable=True))
         self.pump()
 
     def _take(self, message: server.Media, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -155,7 +155,7 @@ class Closed(OfSession, frozen=True, kw_only=True, tag="CLOSED"):
     """The session has ended; the last message of it."""
 
     reason: Word
-    """``drained``, ``aborted``, ``draining`` or the code of an error."""
+    """``drained`` and ``aborted`` as the client asked; else a code, such as ``admit.draining``."""
 
 
 class Pong(Message, frozen=True, kw_only=True, tag="PONG"):

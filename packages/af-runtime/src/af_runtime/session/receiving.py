@@ -13,6 +13,9 @@ from af_runtime.session.reports import closed, report_cut_short, report_finished
 from af_runtime.session.state import Phase, Ready, Session, Step
 from af_runtime.session.utterances import IDLE, Tag, Utterance, with_sound
 
+MOST_WAITING = 64
+"""Segments of one session that may wait."""
+
 LEGAL: Mapping[Phase, tuple[type, ...]] = {
     Phase.OPENING: (client.VideoCredit, client.Update, client.Close),
     Phase.ACTIVE: (
@@ -146,6 +149,10 @@ def _with_utterance(session: Session, segment: int, epoch: int) -> Session:
         raise ProtocolError(
             Code.BAD_MESSAGE,
             f"Segment {segment} has ended; the next is {session.last_segment + 1} or higher.",
+        )
+    if len(session.utterances) >= MOST_WAITING:
+        raise ProtocolError(
+            Code.TOO_LARGE, f"{MOST_WAITING} segments wait already; wait for SEGMENT_FINISHED."
         )
     session = _end(session) if is_open else session
     utterances = (*session.utterances, Utterance(segment))

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Sound = NDArray[np.float32]
 
+MOST_PIECES = 64
+"""Pieces of sound that wait side by side; when there are more, they are joined."""
+
 
 @attrs.frozen(eq=False)
 class Tag:
@@ -66,10 +69,11 @@ class Utterance:
 
 
 def with_sound(utterance: Utterance, sound: Sound) -> Utterance:
-    """Return the utterance with more sound at its end."""
+    """Return the utterance with more sound at its end; many small pieces become one."""
+    pieces = (*utterance.pieces, sound)
     return attrs.evolve(
         utterance,
-        pieces=(*utterance.pieces, sound),
+        pieces=pieces if len(pieces) <= MOST_PIECES else (np.concatenate(pieces),),
         num_waiting=utterance.num_waiting + len(sound),
         num_received=utterance.num_received + len(sound),
     )

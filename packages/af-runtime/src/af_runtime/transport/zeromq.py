@@ -57,8 +57,10 @@ class ZmqServer:
         """See ``ServerTransport.receive``."""
         if not self._waker.wait(timeout_s):
             return None
-        peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        return peer.bytes, [frame.buffer for frame in frames]
+        with suppress(zmq.Again):
+            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            return peer.bytes, [frame.buffer for frame in frames]
+        return None
 
     def send(self, peer: Peer, frames: Frames) -> None:
         """See ``ServerTransport.send``."""
@@ -107,7 +109,9 @@ class ZmqClient:
         """See ``ClientTransport.receive``."""
         if not self._waker.wait(timeout_s):
             return None
-        return [f.buffer for f in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+        with suppress(zmq.Again):
+            return [f.buffer for f in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+        return None
 
     def send(self, frames: Frames) -> None:
         """See ``ClientTransport.send``."""
