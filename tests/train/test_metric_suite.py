@@ -104,3 +104,20 @@ def test_clips_of_other_shapes_and_boxes_are_refused():
         ClipPair(frames, frames[:1], torch.zeros(2, 4))
     with pytest.raises(ShapeError, match="one a frame"):
         ClipPair(frames, frames, torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"fid": {"every": 0}},
+        {"delta_e": {"last_share": 1.5}},
+        {"drift": {"every_s": 0}},
+        {"fvd": {"num_frames": 1}},
+        {"sync": {"weights": "x", "reach": 0}},
+    ],
+    ids=str,
+)
+def test_options_that_measure_nothing_are_refused(table):
+    ((name, given),) = table.items()
+    with pytest.raises(PipelineError, match=f"{name}.{[*given][-1]}"):
+        build_suite(load_catalog(), table, CONTEXT)

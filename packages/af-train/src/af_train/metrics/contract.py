@@ -47,6 +47,12 @@ class ClipPair:
                     f"not {list(boxes.shape)}."
                 )
 
+    def mouths(self) -> Tensor:
+        """Return the boxes of the mouth, or raise ``UnmeasurableClipError``."""
+        if self.mouth_boxes is None:
+            raise UnmeasurableClipError(f"Clip {self.name!r} has no boxes of mouths.")
+        return self.mouth_boxes
+
     def window(self, frames: slice) -> "ClipPair":
         """Return some of the frames, without sound."""
         mouths = None if self.mouth_boxes is None else self.mouth_boxes[frames]

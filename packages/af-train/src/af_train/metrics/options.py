@@ -1,10 +1,14 @@
 """Options of the metrics; no torch, so that plugins are listed without it."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from af_core.errors import ConfigError
 from af_core.plugins import BuildContext
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,7 +23,7 @@ class FeatureOptions(_Options, frozen=True, forbid_unknown_fields=True):
     the small networks of the toon world are used, and names of numbers end in ``_toon``."""
     allow_torchscript: bool = False
     """TorchScript is a program, not a table of numbers. Say that you trust whoever made it."""
-    size: int = 299
+    size: Count = 299
     """Side of the pictures the file takes, in pixels."""
     margin: float = 0.0
     """Added to the longer side of a face's box before it is cropped, as a share of it."""
@@ -51,7 +55,7 @@ class FrechetOptions(_Options, frozen=True, forbid_unknown_fields=True):
     features: FeatureOptions = FeatureOptions()
     region: Literal["face", "frame"] = "face"
     """Crops by the true face's boxes, or whole frames squashed to a square."""
-    every: int = 5
+    every: Count = 5
     """Frames from one that is looked at to the next; neighbours tell nothing new."""
     num_resamples: int = 200
     """Bootstrap resamples of clips; each costs one decomposition of d x d matrices."""
@@ -79,13 +83,13 @@ class VideoFrechetOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """FVD: Frechet distance of features of short clips."""
 
     features: FeatureOptions = FeatureOptions()
-    num_frames: int = 16
+    num_frames: Annotated[int, msgspec.Meta(ge=2)] = 16
     """Frames of one short clip."""
-    stride: int = 16
+    stride: Count = 16
     """Frames from the start of one short clip to that of the next."""
-    first: int = 0
+    first: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Frame at which the first short clip starts."""
-    most: int | None = None
+    most: Count | None = None
     """Short clips taken from each clip; all that fit, without it."""
     num_resamples: int = 200
     """Bootstrap resamples of clips."""
@@ -101,9 +105,9 @@ class IdentityOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """CSIM: cosine of identity vectors of aligned faces and of the first true face."""
 
     features: FeatureOptions = FeatureOptions()
-    every: int = 5
+    every: Count = 5
     """Frames from one that is looked at to the next."""
-    last_share: float = 1 / 6
+    last_share: Share = 1 / 6
     """Share of the clip that counts as Last: ten seconds of a minute."""
 
     def build(self, context: BuildContext) -> Any:
@@ -126,8 +130,10 @@ class FullFrameIdentityOptions(IdentityOptions, frozen=True, forbid_unknown_fiel
 class SimilarityOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """SSIM of generated and true frames, and of the region of the mouth."""
 
-    every: int = 5
+    every: Count = 5
     """Frames from one that is looked at to the next."""
+    mouth: bool = True
+    """Measure the mouth too; a clip without boxes of mouths is then skipped."""
 
     def build(self, context: BuildContext) -> Any:
         """Build the metric."""
@@ -139,8 +145,10 @@ class SimilarityOptions(_Options, frozen=True, forbid_unknown_fields=True):
 class SharpnessOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """Energy of the Laplacian, over the truth's; of the frame and of the mouth."""
 
-    every: int = 5
+    every: Count = 5
     """Frames from one that is looked at to the next."""
+    mouth: bool = True
+    """Measure the mouth too; a clip without boxes of mouths is then skipped."""
 
     def build(self, context: BuildContext) -> Any:
         """Build the metric."""
@@ -152,7 +160,7 @@ class SharpnessOptions(_Options, frozen=True, forbid_unknown_fields=True):
 class ColourDriftOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """CIEDE2000 of the face's mean colour against the first second, as Total and Last."""
 
-    last_share: float = 1 / 6
+    last_share: Share = 1 / 6
     """Share of the clip that counts as Last: ten seconds of a minute."""
 
     def build(self, context: BuildContext) -> Any:
@@ -180,11 +188,11 @@ class FlickerOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """Adj-LPIPS: perceptual distance of neighbouring frames' faces, as Total and Last."""
 
     features: PerceptualOptions = PerceptualOptions()
-    size: int = 128
+    size: Count = 128
     """Side of the crops of the face, in pixels."""
     margin: float = 0.0
     """Added to the longer side of the face's box, as a share of it."""
-    last_share: float = 1 / 6
+    last_share: Share = 1 / 6
     """Share of the clip that counts as Last: ten seconds of a minute."""
 
     def build(self, context: BuildContext) -> Any:
@@ -199,9 +207,9 @@ class DriftOptions(_Options, frozen=True, forbid_unknown_fields=True):
 
     of: Literal["csim", "csim_fullframe", "sharpness", "ssim"] = "csim"
     """The metric, with its default options but every frame of a window."""
-    window_s: float = 1.0
+    window_s: Seconds = 1.0
     """Length of one window."""
-    every_s: float = 5.0
+    every_s: Seconds = 5.0
     """From the start of one window to that of the next."""
 
     def build(self, context: BuildContext) -> Any:
@@ -213,8 +221,8 @@ class DriftOptions(_Options, frozen=True, forbid_unknown_fields=True):
         inner = {
             "csim": IdentityOptions(every=1, last_share=1),
             "csim_fullframe": FullFrameIdentityOptions(every=1, last_share=1),
-            "sharpness": SharpnessOptions(every=1),
-            "ssim": SimilarityOptions(every=1),
+            "sharpness": SharpnessOptions(every=1, mouth=False),
+            "ssim": SimilarityOptions(every=1, mouth=False),
         }[self.of]
         window, every = (max(1, round(s * VIDEO_FPS)) for s in (self.window_s, self.every_s))
         return Drift(inner.build(context), window, every)
@@ -227,12 +235,8 @@ class SyncOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """The published ``syncnet_v2.model``, or the same tensors as safetensors."""
     padding: Literal["eval", "reward"] = "eval"
     """Beyond its ends, sound is zeros (``eval``), or only the overlap counts (``reward``)."""
-    reach: int = 15
+    reach: Count = 15
     """Shifts up to this many frames either way are tried."""
-
-    def __post_init__(self) -> None:
-        """Refuse a search that has nothing to compare with."""
-        _require_reach(self.reach)
 
     def build(self, context: BuildContext) -> Any:
         """Build the metric and load its network."""
@@ -248,21 +252,11 @@ class ToonSyncOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """``toon_sync.safetensors`` in the directory of that run."""
     padding: Literal["eval", "reward"] = "reward"
     """Beyond its ends, sound is zeros (``eval``), or only the overlap counts (``reward``)."""
-    reach: int = 15
+    reach: Count = 15
     """Shifts up to this many frames either way are tried."""
-
-    def __post_init__(self) -> None:
-        """Refuse a search that has nothing to compare with."""
-        _require_reach(self.reach)
 
     def build(self, context: BuildContext) -> Any:
         """Build the metric and load its network."""
         from af_train.metrics.sync import Sync
 
         return Sync.toon(self, context)
-
-
-def _require_reach(reach: int) -> None:
-    """Refuse a search of shifts that tries none: Sync-C compares shifts."""
-    if reach < 1:
-        raise ConfigError(f"reach is {reach}; at least one shift either way must be tried.")

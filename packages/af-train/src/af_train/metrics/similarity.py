@@ -26,15 +26,15 @@ class Similarity:
     num_resamples: int = 1000
 
     def observe(self, clip: ClipPair) -> dict[str, float]:
-        """Return the means over the frame, and over the mouth's box if there is one."""
+        """Return the means over the frame, and over the mouth's box if it is asked for."""
         chosen = slice(None, None, self.options.every)
         maps = [
             similarity_map(made.numpy(), true.numpy())
             for made, true in zip(clip.made[chosen], clip.true[chosen], strict=True)
         ]
         found = {"ssim": float(np.mean([m.mean() for m in maps]))}
-        if clip.mouth_boxes is not None:
-            parts = [inside(m, b) for m, b in zip(maps, clip.mouth_boxes[chosen], strict=True)]
+        if self.options.mouth:
+            parts = [inside(m, b) for m, b in zip(maps, clip.mouths()[chosen], strict=True)]
             found["ssim_mouth"] = float(np.mean([part.mean() for part in parts]))
         return found
 
@@ -51,12 +51,12 @@ class Sharpness:
     num_resamples: int = 1000
 
     def observe(self, clip: ClipPair) -> dict[str, float]:
-        """Return the ratio over the frame, and over the mouth's box if there is one."""
+        """Return the ratio over the frame, and over the mouth's box if it is asked for."""
         chosen = slice(None, None, self.options.every)
         made, true = clip.made[chosen], clip.true[chosen]
         found = {"sharpness": _ratio([made], [true], clip.name)}
-        if clip.mouth_boxes is not None:
-            boxes = clip.mouth_boxes[chosen]
+        if self.options.mouth:
+            boxes = clip.mouths()[chosen]
             mouths = [
                 [inside(f, b)[None] for f, b in zip(v, boxes, strict=True)] for v in (made, true)
             ]

@@ -85,9 +85,7 @@ class ToonSync:
     @torch.inference_mode()
     def lips(self, frames: Tensor, clip: ClipPair, /) -> Tensor:
         """Embed the squares about the mouth's boxes."""
-        if clip.mouth_boxes is None:
-            raise UnmeasurableClipError(f"Clip {clip.name!r} has no boxes of mouths.")
-        windows = mouth_windows(mouths_of(frames, clip.mouth_boxes))
+        windows = mouth_windows(mouths_of(frames, clip.mouths()))
         return torch.cat([self.network.see(part.float() / 255) for part in windows.split(128)])
 
     @torch.inference_mode()
