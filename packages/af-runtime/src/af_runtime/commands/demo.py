@@ -5,10 +5,12 @@ import contextlib
 import signal
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from af_runtime.commands.connecting import Key, ServerKey
 from af_runtime.commands.threads import Threads, use_threads
 from af_runtime.errors import UnavailableError
 
@@ -31,6 +33,8 @@ def demo(
         str | None,
         typer.Option(metavar="ENDPOINT", help="A stream worker to use, in place of an own one."),
     ] = None,
+    key: Key = None,
+    server_key: ServerKey = None,
     open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     token: Annotated[
         str | None,
@@ -49,7 +53,7 @@ def demo(
 
     address = parse_address(bind, token)
     if connect is not None:
-        _connected(connect, address, open)
+        _connected(connect, {"key": key, "server_key": server_key}, address, open)
     else:
         _alone(preset, address, open)
     _say("ended")
@@ -72,14 +76,14 @@ def _alone(preset: str, address: "Address", open: bool) -> None:
         asyncio.run(_serve(studio, address, open))
 
 
-def _connected(endpoint: str, address: "Address", open: bool) -> None:
+def _connected(endpoint: str, keys: dict[str, Path | None], address: "Address", open: bool) -> None:
     """Serve the page for a worker that runs elsewhere."""
     from af_runtime.client import AsyncAvatarClient, AvatarClient
     from af_runtime.web.studio import Studio
 
-    with AvatarClient(endpoint) as client:
+    with AvatarClient(endpoint, **keys) as client:
         preset = client.format.preset
-    studio = Studio(lambda: AsyncAvatarClient.connect(endpoint), preset)
+    studio = Studio(lambda: AsyncAvatarClient.connect(endpoint, **keys), preset)
     asyncio.run(_serve(studio, address, open))
 
 

@@ -1,12 +1,12 @@
 """Where the page is served, and who may open it."""
 
-import ipaddress
 import secrets
 from urllib.parse import urlsplit
 
 import attrs
 
 from af_runtime.errors import RequestError
+from af_runtime.transport.endpoints import is_local_host
 
 DEFAULT_BIND = "127.0.0.1:7860"
 
@@ -25,7 +25,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return is_loopback(self.host)
+        return is_local_host(self.host)
 
     @property
     def url(self) -> str:
@@ -47,7 +47,7 @@ def parse_address(bind: str, token: str | None = None) -> Address:
         host, port = None, None
     if not host or port is None or parts.path:
         raise RequestError(f"The page is bound to HOST:PORT such as {DEFAULT_BIND}; got {bind!r}.")
-    if token is None and not is_loopback(host):
+    if token is None and not is_local_host(host):
         raise RequestError(
             f"{bind} can be reached by other machines, and whoever opens the page may use it. "
             "Give --token auto (or a secret of your own) so that only those who have the link can."
@@ -57,13 +57,3 @@ def parse_address(bind: str, token: str | None = None) -> Address:
             f"A token has at least {LEAST_TOKEN} characters; --token auto makes one."
         )
     return Address(host, port, secrets.token_urlsafe(16) if token == "auto" else token)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

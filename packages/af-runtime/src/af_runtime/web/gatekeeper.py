@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from af_runtime.web.addresses import Address, is_loopback
+from af_runtime.transport.endpoints import is_local_host
+from af_runtime.web.addresses import Address
 
 COOKIE = "af_demo"
 
@@ -60,7 +61,7 @@ def _is_ours(request: web.Request, address: Address) -> bool:
     if origin is not None and urlsplit(origin).netloc != request.host:
         return False
     host = urlsplit(f"//{request.host}").hostname or ""
-    return not address.is_loopback or is_loopback(host)
+    return not address.is_loopback or is_local_host(host)
 
 
 def _is_known(given: str | None, token: str) -> bool:

@@ -18,6 +18,7 @@ export class Trace {
     this.parts = STAGES.map((stage) => this.#part(stage, legend));
     this.reset();
     new ResizeObserver(() => this.#drawHistory()).observe(history);
+    matchMedia("(prefers-color-scheme: dark)").onchange = () => this.#drawHistory();
     setInterval(() => this.#draw(), DRAW_MS);
   }
 
