@@ -18,6 +18,7 @@ from af_runtime.exit_codes import INTERRUPTED, UNAVAILABLE, exit_code
 
 COMMANDS = {
     "generate": "Make a video of a portrait that speaks an audio file.",
+    "demo": "Talk through an avatar on a page in your browser.",
     "serve": "Serve an avatar to clients: speech in, frames out, over ZeroMQ.",
     "say": "Let a stream worker speak an audio file, and write the video.",
     "ping": "See whether a stream worker answers, and how quickly.",

@@ -132,12 +132,7 @@ class Mp4Writer:
             self.discard()
 
     def _picture(self, pixels: NDArray[np.uint8]) -> VideoFrame:
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
-            format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=ColorRange.MPEG,
-        )
+        frame = to_yuv(pixels, self._video.width, self._video.height)
         frame.pts, frame.time_base = self.num_frames, Fraction(1, VIDEO_FPS)
         return frame
 
@@ -151,6 +146,30 @@ class Mp4Writer:
             yield
         except (FFmpegError, OSError) as e:
             raise MediaError(f"{self.path} could not be written: {e.strerror or e}.") from e
+
+
+def h264_encoder() -> str:
+    """Return the name of the H.264 encoder of this PyAV; raises `UnavailableError`."""
+    codec = next((name for name in H264_ENCODERS if name in av.codecs_available), None)
+    if codec is None:
+        raise UnavailableError(
+            f"This PyAV has no H.264 encoder (looked for {', '.join(H264_ENCODERS)}). "
+            "The wheels on PyPI have one: pip install --force-reinstall --only-binary av av"
+        )
+    return codec
+
+
+def to_yuv(pixels: NDArray[np.uint8], width: int, height: int) -> VideoFrame:
+    """Return uint8 RGB ``[H, W, 3]`` as BT.709 with halved colour, of the given size."""
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    return frame.reformat(
+        width=width,
+        height=height,
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+    )
 
 
 class _Sound:
@@ -207,12 +226,7 @@ class _Sound:
 
 
 def _add_video(container: Any, width: int, height: int, settings: VideoSettings) -> Any:
-    codec = next((name for name in H264_ENCODERS if name in av.codecs_available), None)
-    if codec is None:
-        raise UnavailableError(
-            f"This PyAV has no H.264 encoder (looked for {', '.join(H264_ENCODERS)}). "
-            "The wheels on PyPI have one: pip install --force-reinstall --only-binary av av"
-        )
+    codec = h264_encoder()
     options = {"crf": str(settings.quality), "preset": settings.speed} if "x264" in codec else {}
     stream = container.add_stream(codec, rate=VIDEO_FPS, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -169,7 +169,8 @@ class Server:
                 self._transport.send(hosted.peer, encode(message, **buffers))
                 self._note_first_frame(hosted, message)
         except PeerGoneError as e:
-            log.warning("a session has ended: %s", e)
+            if not hosted.is_closed:
+                log.warning("a session has ended: %s", e)
             hosted.close(Code.SESSION_EXPIRED)
         if hosted.is_closed:
             self._forget(hosted)

@@ -103,6 +103,11 @@ class AsyncAvatarStream:
         """Interruptions so far."""
         return self._core.epoch
 
+    @property
+    def segment(self) -> int:
+        """Number of the utterance that is being said, or of the next one."""
+        return self._core.segment
+
     async def push_audio(
         self, pcm: NDArray[np.float32] | NDArray[np.int16], sample_rate: int
     ) -> None:

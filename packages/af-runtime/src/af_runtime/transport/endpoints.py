@@ -11,7 +11,11 @@ def is_local(endpoint: str) -> bool:
     parts = urlsplit(endpoint)
     if parts.scheme in LOCAL_SCHEMES:
         return True
-    host = parts.netloc.rpartition(":")[0].strip("[]")
+    return is_local_host(parts.netloc.rpartition(":")[0].strip("[]"))
+
+
+def is_local_host(host: str) -> bool:
+    """Return whether a name or address, without brackets, is this machine's own and no other's."""
     if host == "localhost":
         return True
     try:

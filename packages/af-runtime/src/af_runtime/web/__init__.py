@@ -1,0 +1,1 @@
+"""The demo's page and its gateway: a browser on one side, a stream worker on the other."""

@@ -1,0 +1,163 @@
+"""One page that is open: takes its commands, keeps its session, tells it what happens."""
+
+import asyncio
+import contextlib
+import logging
+
+import attrs
+from af_core.errors import AvatarForcingError
+from af_core.geometry import AUDIO_HZ
+from aiohttp import WSMsgType
+from aiohttp.web import WebSocketResponse
+
+from af_runtime.client import AsyncAvatarClient, AsyncAvatarStream
+from af_runtime.errors import RequestError, ServiceError
+from af_runtime.messages.from_server import Format
+from af_runtime.web import messages
+from af_runtime.web.arrivals import Arrivals
+from af_runtime.web.packing import packer
+from af_runtime.web.screen import Screen
+from af_runtime.web.studio import Studio
+from af_runtime.web.voice import Voice
+
+log = logging.getLogger(__name__)
+
+WINDOW_FRAMES = 12
+"""Frames that may wait at the gateway; a page that plays takes them as they come."""
+
+
+@attrs.frozen(eq=False)
+class _Session:
+    """What runs between Start and Stop."""
+
+    client: AsyncAvatarClient
+    stream: AsyncAvatarStream
+    voice: Voice
+    screen: Screen
+
+
+class Conversation:
+    """Serves one page until it closes."""
+
+    def __init__(self, socket: WebSocketResponse, studio: Studio) -> None:
+        self._socket, self._studio = socket, studio
+        self._session: _Session | None = None
+        self._showing: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Take what the page sends; a mistake is answered in words and ends nothing."""
+        try:
+            async for message in self._socket:
+                if message.type is WSMsgType.BINARY and self._session is not None:
+                    self._session.voice.hear(message.data)
+                elif message.type is WSMsgType.TEXT:
+                    await self._guarded(message.data)
+        finally:
+            await self._stop()
+
+    async def _guarded(self, text: str) -> None:
+        try:
+            await self._obey(messages.decode(text))
+        except AvatarForcingError as e:
+            await self._tell(problem(e))
+
+    async def _obey(self, command: messages.FromPage) -> None:
+        match command:
+            case messages.Start():
+                await self._start(command)
+            case messages.Stop():
+                await self._stop()
+            case messages.Played(frames=frames):
+                if self._session is not None:  # a last word of a session that has ended is fine
+                    self._session.screen.played(frames)
+            case messages.Microphone(on=True, sample_rate=sample_rate):
+                await self._running.voice.listen(sample_rate)
+            case messages.Microphone():
+                if self._session is not None:
+                    await self._session.voice.rest()
+            case messages.Say(speech=name):
+                await self._running.voice.say(await self._studio.speech(name))
+            case messages.Interrupt():
+                epoch = await self._running.voice.interrupt()
+                await self._tell(messages.Interrupted(epoch=epoch))
+
+    @property
+    def _running(self) -> _Session:
+        if self._session is None:
+            raise RequestError("Nothing is running; choose a portrait and start.")
+        return self._session
+
+    async def _start(self, start: messages.Start) -> None:
+        await self._stop()
+        client = await self._studio.connect()
+        try:
+            self._session = await self._open(client, start)
+        except BaseException:
+            await client.close()
+            raise
+        await self._tell(_ready(start, client.format))
+        self._showing = asyncio.create_task(self._show(self._session))
+
+    async def _open(self, client: AsyncAvatarClient, start: messages.Start) -> _Session:
+        what = client.format
+        portrait = await self._studio.portrait(start.portrait, what)
+        stream = await client.open(
+            portrait, seed=start.seed, late_policy="drop", window=WINDOW_FRAMES
+        )
+        arrivals = Arrivals()
+        pictures = packer(start.codec, what.width, what.height)
+        screen = Screen(self._socket, pictures, arrivals, self._studio.stages)
+        voice = Voice(stream, arrivals, lambda e: self._tell(problem(e)))
+        return _Session(client, stream, voice, screen)
+
+    async def _show(self, session: _Session) -> None:
+        """Show the session to its end, whatever ends it."""
+        try:
+            await session.screen.show(session.stream)
+        except AvatarForcingError as e:
+            await self._tell(problem(e, fatal=True))
+        except ConnectionError:
+            return  # the page has gone
+        except Exception:
+            log.exception("a session of the demo failed")
+            text = "The demo failed; its terminal says how. Start again."
+            await self._tell(messages.Problem(code="internal", message=text, fatal=True))
+        await session.voice.stop()
+        await self._tell(messages.Ended())
+
+    async def _stop(self) -> None:
+        """End the session, if one runs."""
+        session, self._session = self._session, None
+        showing, self._showing = self._showing, None
+        if showing is not None:
+            showing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await showing
+        if session is not None:
+            await session.voice.stop()
+            session.stream.close()
+            await session.client.close()
+
+    async def _tell(self, report: messages.Report) -> None:
+        with contextlib.suppress(ConnectionError):
+            if not self._socket.closed:
+                await self._socket.send_str(messages.encode(report))
+
+
+def problem(error: AvatarForcingError, *, fatal: bool = False) -> messages.Problem:
+    """Return what a page is told of an error."""
+    code = error.code if isinstance(error, ServiceError) else "request"
+    return messages.Problem(code=code, message=str(error), fatal=fatal)
+
+
+def _ready(start: messages.Start, what: Format) -> messages.Ready:
+    return messages.Ready(
+        preset=what.preset,
+        width=what.width,
+        height=what.height,
+        seed=start.seed,
+        codec=start.codec,
+        codec_string=messages.CODEC_STRING if start.codec == "h264" else "",
+        block_ms=what.block_samples * 1e3 / AUDIO_HZ,
+        lookahead_ms=what.lookahead_samples * 1e3 / AUDIO_HZ,
+    )
