@@ -8,6 +8,8 @@ from pathlib import Path
 import af_core
 import numpy as np
 import pytest
+from af_train.recipes.lamp import lamp_recipe
+from af_train.recipes.settings import with_settings
 from media_files import read_sound, read_video, write_wav
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,3 +55,13 @@ def test_public_names_are_what_they_say_whatever_was_imported_before():
 def test_importing_af_runtime_imports_neither_torch_nor_ffmpeg():
     code = "import af_runtime, sys; assert not {'torch', 'av', 'scipy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_example_of_distillation_prints_what_each_stage_does(tmp_path, monkeypatch, capsys):
+    four = example("04_distill_on_cpu.py")
+    quick = [f"{stage}.trainer.steps=2" for stage in ("teacher", "ode", "dmd")]
+    recipe = with_settings(lamp_recipe(), [*quick, "backfill.num_clips=8"])
+    monkeypatch.setattr(four, "lamp_recipe", lambda: recipe)
+    four.main(str(tmp_path))
+    said = capsys.readouterr().out
+    assert "wanted" in said and "distribution matching" in said and "1.000  0.500" in said

@@ -111,3 +111,9 @@ def test_motion_blinks_now_and_then_and_nods_with_speech():
     loud = sample_motion(torch.ones(400), torch.Generator().manual_seed(2))
     quiet = sample_motion(torch.zeros(400), torch.Generator().manual_seed(2))
     assert torch.allclose(loud.y - quiet.y, torch.full((400,), 0.03), atol=1e-5)
+
+
+def test_an_older_synthesiser_still_speaks_after_a_newer_one():
+    older, newer = Synthesiser(), Synthesiser()
+    assert len(newer.say("One.").samples) > 1000
+    assert len(older.say("One two three four.").samples) > len(newer.say("One.").samples)

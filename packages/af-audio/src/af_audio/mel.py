@@ -57,6 +57,16 @@ def mel_filters(num_mels: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0)
 
 
+def log_mel(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
+    """Map ``[b, 240 + 160 t]`` to ``[b, num_mels, t]``, roughly -1.5..1.5.
+
+    ``window`` is float ``[400]``, ``filters`` float ``[257, num_mels]``.
+    """
+    spectrum = torch.fft.rfft(samples.unfold(1, WINDOW, HOP) * window, _FFT)
+    power = (spectrum.real.square() + spectrum.imag.square()) @ filters
+    return ((torch.log10(power.clamp(min=_FLOOR)) + 3) / 2).transpose(1, 2)
+
+
 class CausalConv(nn.Conv1d):
     """A convolution over ``[b, c, t]`` that remembers its past instead of padding its future."""
 
@@ -144,10 +154,7 @@ class MelConvEncoder(nn.Module):
         return [c for c in (*self.stem, *self.body) if isinstance(c, CausalConv)]
 
     def _log_mel(self, samples: Tensor) -> Tensor:
-        """Map ``[b, 240 + 160 t]`` to ``[b, num_mels, t]``, roughly -1.5..1.5."""
-        spectrum = torch.fft.rfft(samples.unfold(1, WINDOW, HOP) * self.window, _FFT)
-        power = (spectrum.real.square() + spectrum.imag.square()) @ self.filters
-        return ((torch.log10(power.clamp(min=_FLOOR)) + 3) / 2).transpose(1, 2)
+        return log_mel(samples, self.window, self.filters)
 
     def _encode(
         self, mel: Tensor, memories: tuple[Tensor, ...]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from af_core.errors import ConfigError, ShapeError, StageContractError
 from af_core.geometry import TEMPORAL_STRIDE
+from af_core.stages.anchor_cache import KeepsNoisy
 from af_core.stages.window_scheduler import Emitted, Window, WindowScheduler
 
 if TYPE_CHECKING:
@@ -112,8 +113,11 @@ def denoise(streamer: Streamer[Any], state: StreamState[Any]) -> tuple[Tensor, S
     latents, audio = window.latents.flatten(1, 2), window.audio.flatten(1, 2)
     timesteps = [streamer.scheduler.timesteps[r] for r in window.rungs for _ in range(size)]
     if pending is None:
-        anchors = state.anchors
-        plan = cache.window(anchors, _first_frame(streamer, window.blocks[0]), num_frames)
+        anchors, first = state.anchors, _first_frame(streamer, window.blocks[0])
+        if window.rungs[0] == 0 and isinstance(cache, KeepsNoisy) and cache.keeps_noisy:
+            plan, anchors = cache.emit(anchors, first, size, num_frames)
+        else:
+            plan = cache.window(anchors, first, num_frames)
     else:
         first = _first_frame(streamer, pending.block)
         plan, anchors = cache.absorb_and_window(state.anchors, first, size, num_frames)

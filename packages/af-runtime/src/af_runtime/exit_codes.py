@@ -35,10 +35,10 @@ def exit_code(error: AvatarForcingError) -> int:
         return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE
-    if isinstance(error, DownloadError | BusyError):
-        return TRY_LATER
     if isinstance(error, AccessError | KeysError):
         return NO_ACCESS
+    if isinstance(error, BusyError | DownloadError):
+        return TRY_LATER
     if isinstance(error, UnavailableError | ConnectionLostError):
         return UNAVAILABLE
     return TRY_LATER if isinstance(error, ServiceError) and error.retryable else FAILED

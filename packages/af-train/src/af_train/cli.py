@@ -1,14 +1,18 @@
 """``af-train``: run recipes, evaluate avatars, export weights. A thin skin over the library."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from af_core.errors import AvatarForcingError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from af_train.recipes.distill import Distillation
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 _console = Console(stderr=True)
@@ -20,24 +24,83 @@ class UnknownNameError(AvatarForcingError):
     """No recipe or suite has this name."""
 
 
+_RECIPES = ("toon", "toon_sync", "toon_teacher", "toon_ode", "toon_dmd", "lamp")
+_WORLDS = ("toon", "lamp")
+
+
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="What to train: toon.")],
-    directory: Annotated[Path, typer.Option(help="Checkpoints and results.")] = Path("runs/toon"),
+    recipe: Annotated[str, typer.Argument(help=f"What to train: {', '.join(_RECIPES)}.")],
+    directory: Annotated[
+        Path | None, typer.Option(help="Checkpoints and results; runs/RECIPE or runs/distill.")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Recipe option, NAME=VALUE; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Recipe option, NAME=VALUE or dmd.trainer.steps=VALUE."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
 ) -> None:
-    """Train; a run that was stopped goes on where it was."""
+    """Train; a run that was stopped goes on where it was. Works under torchrun."""
+    _known(recipe, "recipe", _RECIPES)
     import torch
 
     from af_train.recipes.settings import parse_settings
     from af_train.recipes.toon import ToonRecipe, train_toon
+    from af_train.recipes.toon_sync import ToonSyncRecipe, train_toon_sync
 
-    _known(recipe, "recipe", ["toon"])
     torch.set_num_threads(threads)
-    train_toon(directory, parse_settings(ToonRecipe, settings or []), _console.print)
+    world, _, stage = recipe.partition("_")
+    if recipe == "toon":
+        made = parse_settings(ToonRecipe, settings or [])
+        train_toon(directory or Path("runs/toon"), made, _console.print)
+        return
+    if recipe == "toon_sync":
+        chosen = parse_settings(ToonSyncRecipe, settings or [])
+        train_toon_sync(directory or Path("runs/toon_sync"), chosen, _console.print)
+        return
+    chain = _chain(world, directory, settings)
+    from af_train.parallel import leave_world
+
+    path = getattr(chain, stage or "run")()
+    leave_world()
+    _console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def backfill(
+    world: Annotated[str, typer.Argument(help=f"Whose teacher: {', '.join(_WORLDS)}.")],
+    directory: Annotated[Path | None, typer.Option(help="Where the teacher was trained.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Recipe option, such as backfill.num_clips=512."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
+) -> None:
+    """Write a teacher's trajectories; stop it and go on at will. Works under torchrun."""
+    _known(world, "world", _WORLDS)
+    import torch
+
+    torch.set_num_threads(threads)
+    from af_train.parallel import leave_world
+
+    chain = _chain(world, directory, settings)
+    folder = chain.backfill()
+    leave_world()
+    _console.print(f"{len(list(folder.iterdir()))} shards in {folder}")
+
+
+def _chain(world: str, directory: Path | None, settings: list[str] | None) -> "Distillation":
+    """Return the distillation of a world, with settings applied."""
+    from af_train.parallel import join_world
+    from af_train.recipes.lamp import lamp_chain, lamp_recipe
+    from af_train.recipes.settings import with_settings
+    from af_train.recipes.toon_distill import toon_chain, toon_distill_recipe
+
+    if world == "lamp":
+        made = with_settings(lamp_recipe(), settings or [])
+        return lamp_chain(directory or Path("runs/lamp"), made, join_world())
+    made = with_settings(toon_distill_recipe(), settings or [])
+    return toon_chain(directory or Path("runs/distill"), made, join_world())
 
 
 @app.command()
@@ -108,7 +171,39 @@ def evaluate(
     _console.print(table)
 
 
-def _known(name: str, kind: str, names: list[str]) -> None:
+@app.command()
+def measure(
+    metrics: Annotated[list[str], typer.Argument(help="Metrics by name: fid ssim csim ...")],
+    preset: Annotated[str, typer.Option(help="Preset or pipeline file.")] = "toon",
+    clips: Annotated[int, typer.Option(min=1, help="Clips of unseen people and voices.")] = 8,
+    seconds: Annotated[int, typer.Option(min=1, help="Length of each clip.")] = 10,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="METRIC.OPTION=VALUE; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report on standard output.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
+) -> None:
+    """Measure an avatar with metrics of any plugin; docs/metrics.md defines ours."""
+    from af_train.measuring import measure_preset
+
+    report = measure_preset(
+        preset,
+        metrics,
+        settings or [],
+        num_clips=clips,
+        duration_s=seconds,
+        threads=threads,
+        console=_console,
+    )
+    if as_json:
+        sys.stdout.write(report.json() + "\n")
+        return
+    _console.print(report.table(f"{preset}: {clips} clips of {seconds} s"))
+    for skip in report.skipped:
+        _console.print(f"skipped {escape(skip.clip)}, {skip.metric}: {escape(skip.reason)}")
+
+
+def _known(name: str, kind: str, names: Sequence[str]) -> None:
     if name not in names:
         raise UnknownNameError(f"No {kind} named {name!r}; there is: {', '.join(names)}.")
 

@@ -61,11 +61,16 @@ class Averages:
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to ``final_learning_rate_ratio``."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
+    """Return the rate of a step, see ``warm_cosine``."""
     low = config.final_learning_rate_ratio
-    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / config.steps))
-    return config.learning_rate * warm * (low + (1 - low) * cosine)
+    return config.learning_rate * warm_cosine(step, config.steps, config.warmup_steps, low)
+
+
+def warm_cosine(step: int, steps: int, warmup_steps: int, low: float) -> float:
+    """Return a factor that rises linearly to 1 and falls by a cosine to ``low``."""
+    warm = min(1.0, (step + 1) / max(1, warmup_steps))
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
+    return warm * (low + (1 - low) * cosine)
 
 
 def fit(
@@ -86,7 +91,7 @@ def fit(
     optimiser = _optimiser(module, config)
     averages = Averages(module, config.average)
     start = _resume(directory, module, optimiser, averages)
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(directory.name, total=config.steps, completed=start, log="")
         began = time.monotonic()
         for step in range(start, config.steps):
@@ -99,7 +104,7 @@ def fit(
             if done % config.log_every == 0:
                 record = {k: round(float(v.detach()), 5) for k, v in losses.items()}
                 record |= {"step": done, "seconds": round(time.monotonic() - began, 1)}
-                _append(directory, record)
+                append_record(directory, record)
                 bar.update(task, log=f"loss {record['loss']:.4f}")
             if done % config.save_every == 0 or done == config.steps:
                 _save(directory, done, module, optimiser, averages)
@@ -127,7 +132,8 @@ def _descend(
     optimiser.step()
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """Return the bar of a run: done, how long yet, the newest loss."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -184,6 +190,7 @@ def _save(
     partial.replace(directory / _CHECKPOINT)
 
 
-def _append(directory: Path, record: dict[str, Any]) -> None:
+def append_record(directory: Path, record: dict[str, Any]) -> None:
+    """Add a line to the history of a run."""
     with (directory / _HISTORY).open("a") as file:
         file.write(json.dumps(record) + "\n")

@@ -12,6 +12,9 @@ class DualAnchorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keep the portrait's keys and values for ever."""
     temporal_budget: int = 2
     """Latent frames of clean history; 0 keeps none. It may exceed the block."""
+    history: Literal["clean", "noisy"] = "clean"
+    """Emitted blocks are remembered from a clean pass over them, or, without that pass, as the pass
+    saw them that emitted them (History Corrupt of Live Avatar)."""
     offset: int = -1
     """d: where the style anchor stands, relative to the first frame of the context."""
     reindex: bool = True

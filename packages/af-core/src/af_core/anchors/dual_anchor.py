@@ -66,8 +66,13 @@ class DualAnchorCache:
 
     @property
     def remembers(self) -> bool:
-        """Whether emitted blocks are remembered at all."""
-        return self.config.temporal_budget > 0
+        """Whether emitted blocks are remembered, from a clean pass."""
+        return self.config.temporal_budget > 0 and self.config.history == "clean"
+
+    @property
+    def keeps_noisy(self) -> bool:
+        """Whether they are remembered as the pass saw them that emitted them."""
+        return self.config.temporal_budget > 0 and self.config.history == "noisy"
 
     def window(self, anchors: Anchors, first_frame: int, num_frames: int) -> Plan:
         """Return the plan of a window pass: everything remembered, and all of the window."""
@@ -78,6 +83,13 @@ class DualAnchorCache:
             stored=_before(anchors, 0),
             anchor_slot=self._anchor_slot,
         )
+
+    def emit(
+        self, anchors: Anchors, first_frame: int, num_emitted: int, num_frames: int
+    ) -> tuple[Plan, Anchors]:
+        """Return the same for the pass that emits the head, which keeps it as it sees it."""
+        after, saves = self._replace(anchors, num_emitted)
+        return attrs.evolve(self.window(anchors, first_frame, num_frames), saves=saves), after
 
     def absorb(self, anchors: Anchors, first_frame: int, num_frames: int) -> tuple[Plan, Anchors]:
         """Return the clean pass over an emitted block, which stands at 0, and what it leaves."""

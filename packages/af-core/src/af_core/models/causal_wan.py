@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from af_core.errors import ConfigError, ShapeError
 from af_core.geometry import TEMPORAL_STRIDE
@@ -55,6 +56,7 @@ class CausalWan(nn.Module):
         )
         self.attention = Attention()
         self.merge_padding = True
+        self.recompute = False
         self.rotary = RotaryPositions(c.head_dim, c.rope_theta)
         self._initialise()
 
@@ -127,10 +129,8 @@ class CausalWan(nn.Module):
         if self.merge_padding:
             rows, logits = merge_padding(rows)
         rows, shape = self.text_embedding(rows), (num_streams, -1, -1, -1)
-        return tuple(
-            (a.key(rows).expand(shape), a.value(rows).expand(shape), logits)
-            for a in (layer.cross_attn for layer in self.layers)
-        )
+        keys = (layer.read(rows) for layer in self.layers)
+        return tuple((k.expand(shape), v.expand(shape), logits) for k, v in keys)
 
     def allocate(self, conditions: Conditions, num_slots: int) -> KeyValues:
         """Return ``num_slots`` empty slots per layer, in the network's type and on its device."""
@@ -166,11 +166,7 @@ class CausalWan(nn.Module):
         timesteps = timesteps.reshape(-1, timesteps.shape[-1])
         e = self.time_embedding(timestep_features(timesteps, self.config.freq_dim, self.dtype))
         six = self.time_projection(e).unflatten(-1, (6, -1))
-        layers = []
-        for layer in self.layers:
-            parts = list((layer.modulation + six).unsqueeze(-2).unbind(2))
-            parts[1], parts[4] = 1 + parts[1], 1 + parts[4]
-            layers.append(LayerModulation(*parts))
+        layers = [LayerModulation(*layer.modulate(six)) for layer in self.layers]
         shift, scale = (self.head.modulation + e.unsqueeze(-2)).unsqueeze(-2).unbind(2)
         return Modulation(tuple(layers), shift, 1 + scale)
 
@@ -196,32 +192,52 @@ class CausalWan(nn.Module):
         """Predict for the frames of a pass; returns ``[b, f - silent, c, h, w]``, None if empty.
 
         ``latents [b, f, c, h, w]`` noisy or clean, ``audio [b, f, places, dim]`` from
-        ``embed_audio``. With gradients on, nothing is written and ``plan.saves`` must be empty.
+        ``embed_audio``. With gradients on, nothing is written and ``plan.saves`` must be empty; if
+        ``recompute`` is set, activations are then computed again in the backward pass.
         """
         _check(plan, memory)
         x = self._embed(latents, conditions, plan)
         layout = self._lay_out(plan, conditions, x)
-        places = {layer: i for i, layer in enumerate(self.config.injected_layers)}
-        last = self.config.num_layers - 1
-        for index, layer in enumerate(self.layers):
-            if index in places:
-                x = x + audio[:, :, places[index], None]
-            m = modulation.layers[index]
-            first = plan.num_silent if index == last else 0
-            q, k, v = layer.qkv(x, m, layout.rotation, first)
-            if first == x.shape[1]:
-                save(memory, index, k, v, plan)
+        tracks = torch.is_grad_enabled()
+        for index in range(self.config.num_layers):
+            inputs = (index, x, modulation, audio, conditions, layout, memory)
+            if self.recompute and tracks:
+                x = checkpoint(self._layer, *inputs, use_reentrant=False)
+            else:
+                x = self._layer(*inputs)
+            if x is None:
                 return None
-            stored = None if memory is None else (memory.k[index], memory.v[index])
-            attended = attend(q, k, v, layout, self.attention, stored)
-            save(memory, index, k, v, plan)
-            if first:
-                x, m = x[:, first:], m.from_frame(first)
-            x = layer.finish(x, attended, m, conditions.text[index], self.attention)
         shift, scale = modulation.head_shift, modulation.head_scale
         out = self.head(x, shift[:, plan.num_silent :], scale[:, plan.num_silent :])
         change = self._unpatch(out, conditions.grid).to(latents.dtype)
         return change + conditions.portrait if self.config.from_reference else change
+
+    def _layer(
+        self,
+        index: int,
+        x: Tensor,
+        modulation: Modulation,
+        audio: Tensor,
+        conditions: Conditions,
+        layout: Layout,
+        memory: KeyValues | None,
+    ) -> Tensor | None:
+        """Run one layer; the last returns frames that are not silent, None without any."""
+        layer, m, plan = self.layers[index], modulation.layers[index], layout.plan
+        if index in self.config.injected_layers:
+            place = self.config.injected_layers.index(index)
+            x = x + audio[:, :, place, None]
+        first = plan.num_silent if index == self.config.num_layers - 1 else 0
+        q, k, v = layer.qkv(x, m, layout.rotation, first)
+        if first == x.shape[1]:
+            save(memory, index, k, v, plan)
+            return None
+        stored = None if memory is None else (memory.k[index], memory.v[index])
+        attended = attend(q, k, v, layout, self.attention, stored)
+        save(memory, index, k, v, plan)
+        if first:
+            x, m = x[:, first:], m.from_frame(first)
+        return layer.finish(x, attended, m, conditions.text[index], self.attention)
 
     def denoise(
         self,
@@ -231,15 +247,17 @@ class CausalWan(nn.Module):
         portrait: Tensor,
         plan: Plan,
         text: Tensor | None = None,
+        memory: KeyValues | None = None,
     ) -> Tensor:
         """Run the whole network once on raw inputs, differentiably: the face of training.
 
-        ``latents [b, f, c, h, w]``, ``timesteps [b, f]`` in [0, 1000], ``audio_rows
-        [b, 4 f, audio_dim]``, ``portrait [b, 1, c, h, w]``.
+        ``latents [b, f, c, h, w]``, ``timesteps [b or 1, f]`` in [0, 1000], ``audio_rows
+        [b, 4 f, audio_dim]``, ``portrait [b, 1, c, h, w]``; ``memory`` is read where the plan
+        says, as a stream would have left it.
         """
         conditions = self.open(portrait, text)
         audio = self.embed_audio(audio_rows)
-        out = self(latents, self.modulation(timesteps), audio, conditions, plan)
+        out = self(latents, self.modulation(timesteps), audio, conditions, plan, memory)
         if out is None:
             raise ConfigError("Every frame of this plan is silent: there is nothing to predict.")
         return out

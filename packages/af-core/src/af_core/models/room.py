@@ -89,8 +89,8 @@ class Room:
                 continue
             if run.anchor is not None:
                 run.anchor(*stored)
-            queries = q[:, run.segment.start - first : run.segment.stop - first].flatten(1, 2)
-            outputs.append(attention(queries, run.k, run.v))
+            queries = q[:, max(run.segment.start - first, 0) : run.segment.stop - first]
+            outputs.append(attention(queries.flatten(1, 2), run.k, run.v))
         out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return out.view(*q.shape[:3], -1)
 

@@ -84,7 +84,7 @@ def attend(
         if anchor_rotation is not None:
             keys.insert(0, rotate(anchor[0], anchor_rotation))
             values.insert(0, anchor[1])
-        queries = q[:, segment.start - first : segment.stop - first].flatten(1, 2)
+        queries = q[:, max(segment.start - first, 0) : segment.stop - first].flatten(1, 2)
         outputs.append(attention(queries, _join(keys), _join(values)))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     return out.view(*q.shape[:3], -1)

@@ -117,6 +117,16 @@ class Layer(nn.Module):
         self.packed = None
         super()._load_from_state_dict(*arguments, **options)
 
+    def modulate(self, six: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts of ``LayerModulation`` for frames told by ``six [b, f, 6, dim]``."""
+        parts = list((self.modulation + six).unsqueeze(-2).unbind(2))
+        parts[1], parts[4] = 1 + parts[1], 1 + parts[4]
+        return tuple(parts)
+
+    def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of a prompt's embedded ``rows [b, token, dim]``."""
+        return self.cross_attn.key(rows), self.cross_attn.value(rows)
+
     def qkv(
         self, x: Tensor, m: LayerModulation, rotation: Tensor, first_query: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,7 +37,7 @@ class AnchorCache(Protocol[AnchorsT]):
 
     @property
     def remembers(self) -> bool:
-        """Whether emitted blocks are remembered at all; if not, no clean pass is run."""
+        """Whether a clean pass over emitted blocks writes them into memory; if not, none is run."""
         ...
 
     def open(self) -> AnchorsT:
@@ -60,4 +60,20 @@ class AnchorCache(Protocol[AnchorsT]):
         self, anchors: AnchorsT, first_frame: int, num_pending: int, num_frames: int
     ) -> tuple[Plan, AnchorsT]:
         """Return both as one longer pass: the clean block first, then the window."""
+        ...
+
+
+@runtime_checkable
+class KeepsNoisy(Protocol[AnchorsT]):
+    """An anchor cache that may remember blocks as the pass saw them that emitted them."""
+
+    @property
+    def keeps_noisy(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def emit(
+        self, anchors: AnchorsT, first_frame: int, num_emitted: int, num_frames: int
+    ) -> tuple[Plan, AnchorsT]:
+        """Return the plan of the window pass that emits the head, and the anchors after it."""
         ...

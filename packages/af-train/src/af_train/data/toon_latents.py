@@ -47,11 +47,13 @@ def make_shards(
     are ghosts: give it calm heads (``liveliness`` below 1) until an objective can choose.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    firsts = range(seeds.start, seeds.stop, CLIPS_PER_SHARD)
+    missing = [n for n in firsts if not (directory / f"{n:08d}.safetensors").exists()]
+    if not missing:
+        return
     synthesiser = Synthesiser()
-    for first in range(seeds.start, seeds.stop, CLIPS_PER_SHARD):
+    for first in missing:
         path = directory / f"{first:08d}.safetensors"
-        if path.exists():
-            continue
         parts = [_encode(model, synthesiser, first + i, liveliness) for i in range(CLIPS_PER_SHARD)]
         shard = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
         partial = path.with_suffix(".partial")

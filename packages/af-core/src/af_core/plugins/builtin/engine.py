@@ -117,11 +117,12 @@ class DualAnchorOptions(DualAnchorConfig, frozen=True, forbid_unknown_fields=Tru
             if self.style_anchor
             else "none"
         )
+        frame = f"{self.history} latent frame"
         return Declaration(
             latents_held=int(self.style_anchor) + self.temporal_budget,
             facts={
                 "style anchor": style,
-                "temporal anchor": f"the last {_count(self.temporal_budget, 'clean latent frame')}"
+                "temporal anchor": f"the last {_count(self.temporal_budget, frame)}"
                 if self.temporal_budget
                 else "none",
             },

@@ -48,6 +48,11 @@ def blank(num_images: int, size: int, device: torch.device) -> Canvas:
     )
 
 
+def to_pixels(x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return where points in head units lie in a picture, in pixels from its upper left corner."""
+    return (x / ZOOM + 1) * size / 2, ((y - _CENTRE_Y) / ZOOM + 1) * size / 2
+
+
 def ellipse(x: Tensor, y: Tensor, radius_x: Tensor | float, radius_y: Tensor | float) -> Tensor:
     """Return an approximate signed distance to an ellipse about the origin."""
     inside = ((x / radius_x) ** 2 + (y / radius_y) ** 2).add(1e-8).sqrt()

@@ -90,6 +90,15 @@ def _head(canvas: Canvas, pose: _Broadcast) -> _Head:
     return _Head(canvas, x, y, pose.yaw, pose.pitch)
 
 
+def head_point(
+    pose: "Motion | _Broadcast", x: Tensor | float, y: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Return where a point of the head is on the canvas, in head units; see ``_head``."""
+    cos, sin = torch.cos(pose.roll), torch.sin(pose.roll)
+    y = y - _NECK_PIVOT
+    return cos * x - sin * y + pose.x, sin * x + cos * y + pose.y - 0.1 + _NECK_PIVOT
+
+
 def _part(
     head: _Head,
     pose: _Broadcast,
@@ -100,12 +109,10 @@ def _part(
 ) -> _Head:
     """Return the head on the part of the canvas that holds this rectangle of it in every image."""
     xs, ys = [], []
-    cos, sin = torch.cos(pose.roll), torch.sin(pose.roll)
     for across, down in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-        x = centre_x + across * half_width
-        y = centre_y + down * half_height - _NECK_PIVOT
-        xs.append(cos * x - sin * y + pose.x)
-        ys.append(sin * x + cos * y + pose.y - 0.1 + _NECK_PIVOT)
+        x, y = head_point(pose, centre_x + across * half_width, centre_y + down * half_height)
+        xs.append(x)
+        ys.append(y)
     rows, columns = enclose(head.canvas, torch.stack(xs), torch.stack(ys))
     canvas = head.canvas.crop(rows, columns)
     return _Head(canvas, head.x[:, rows, columns], head.y[:, rows, columns], pose.yaw, pose.pitch)

@@ -8,6 +8,7 @@ says them identically.
 
 import ctypes
 import random
+from functools import cache
 from typing import Any
 
 import attrs
@@ -79,20 +80,20 @@ class Speech:
 
 
 class Synthesiser:
-    """One espeak-ng voice engine. The library is a process-wide singleton: make one of these."""
+    """A voice of espeak-ng. A process has only one engine: use all of these from one thread."""
 
     def __init__(self) -> None:
         self._library: Any = _load_library()
         self._pcm: list[NDArray[np.int16]] = []
         self._phonemes: list[tuple[float, str]] = []
         self._callback = _Callback(self._receive)  # kept alive: C holds a bare pointer to it
-        self._library.espeak_SetSynthCallback(self._callback)
 
     def say(
         self, text: str, *, voice: str = "en-us", rate: int = 165, pitch: int = 50, spread: int = 50
     ) -> Speech:
         """Speak ``text`` at ``rate`` words per minute; ``pitch`` and ``spread`` are 0..99."""
         self._pcm, self._phonemes = [], []
+        self._library.espeak_SetSynthCallback(self._callback)
         self._library.espeak_SetVoiceByName(voice.encode())
         for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_PITCH_RANGE, spread)):
             self._library.espeak_SetParameter(parameter, value, 0)
@@ -123,7 +124,9 @@ class Synthesiser:
         return 0
 
 
+@cache
 def _load_library() -> Any:
+    """Return espeak-ng, started once: started again in one process, it may crash."""
     try:
         import espeakng_loader
     except ImportError as error:

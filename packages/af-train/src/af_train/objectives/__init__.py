@@ -1,0 +1,1 @@
+"""Training objectives: what each minimises, for which roles, in which rhythm."""

@@ -1,0 +1,136 @@
+"""Options of the objectives; no torch, so that plugins are listed without it."""
+
+from typing import Any, Literal
+
+import msgspec
+from af_core.errors import ConfigError
+from af_core.plugins import BuildContext
+
+
+class FlowMatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The bidirectional teacher: one level for the whole clip, everything sees everything."""
+
+    trains: str = "teacher"
+    """Role whose weights move."""
+    shift: float = 5.0
+    """k of the shift map S_k."""
+    levels: Literal["uniform", "logit_normal"] = "uniform"
+    """Law of the level before the shift."""
+    lowest: float = 0.0
+    """No level is cleaner than this; above 0 for networks that predict x0."""
+    audio_dropout: float = 0.15
+    """Share of samples that hear nothing, for guidance; rows of zeros."""
+    text_dropout: float = 0.1
+    """Share of samples without a prompt, independent of the above."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares and levels that cannot be."""
+        for name in ("audio_dropout", "text_dropout", "lowest"):
+            _require_share(name, getattr(self, name))
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the objective."""
+        from af_train.objectives.flow_matching import FlowMatching
+
+        return FlowMatching(self, context.geometry.block_latents)
+
+
+class DiffusionForcingOptions(FlowMatchingOptions, frozen=True, forbid_unknown_fields=True):
+    """The causal teacher or student: every block at a level of its own, over the noisy past."""
+
+    trains: str = "student"
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the objective over the pipeline's anchor cache."""
+        from af_train.objectives.flow_matching import FlowMatching
+
+        size = context.geometry.block_latents
+        return FlowMatching(self, size, stage(context, "anchor_cache"))
+
+
+class OdeRegressionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Stage 1: from any state of a teacher's trajectory straight to its end."""
+
+    mask: Literal["block_causal", "window"] = "block_causal"
+    """``block_causal``: every block at a rung of its own over the noisy past, as published.
+    ``window``: one window of a stream, one rung apart, over the clean past."""
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the objective over the pipeline's window scheduler and anchor cache."""
+        return _regression(self.mask, context)
+
+
+class CausalOdeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Causal Forcing's stage 1: trajectories of a causal teacher, one block over the true past."""
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the objective over the pipeline's window scheduler and anchor cache."""
+        return _regression("teacher_forced", context)
+
+
+class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Stage 2: distribution matching on what the student streams."""
+
+    guidance_weight: float = 1.5
+    """w of u + w (c - u) for the teacher; 1 is no guidance. Published code with scale g has
+    w = 1 + g."""
+    critic_updates: int = 5
+    """Updates of the critic for each one of the student. A step is one of the critic."""
+    mix_self_forcing: float = 0.5
+    """Share of roll-outs that are block by block with a random exit, instead of by window."""
+    shift: float = 5.0
+    """k of the shift map that draws the level at which scores are compared."""
+    lowest: float = 0.02
+    """Levels of comparison are clamped from below ..."""
+    highest: float = 0.98
+    """... and from above."""
+    skip_blocks: int = 0
+    """Leading blocks of a clip that are not scored."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("mix_self_forcing", "lowest", "highest"):
+            _require_share(name, getattr(self, name))
+        if self.critic_updates < 1 or self.skip_blocks < 0 or self.lowest <= 0:
+            raise ConfigError(
+                f"critic_updates={self.critic_updates} must be at least 1, "
+                f"skip_blocks={self.skip_blocks} at least 0 and lowest={self.lowest} above 0."
+            )
+
+    def build(self, context: BuildContext) -> Any:
+        """Build the objective over the pipeline's schedule, window scheduler and anchor cache."""
+        from af_train.objectives.dmd import Dmd
+
+        return Dmd(
+            self,
+            stage(context, "noise_schedule"),
+            stage(context, "window_scheduler"),
+            stage(context, "anchor_cache"),
+            context.geometry,
+        )
+
+
+class SelfForcingOptions(DmdOptions, frozen=True, forbid_unknown_fields=True):
+    """The baseline: distribution matching on block-by-block roll-outs alone."""
+
+    mix_self_forcing: float = 1.0
+
+
+def stage(context: BuildContext, kind: str) -> Any:
+    """Return a stage of the pipeline that is trained; ``ConfigError`` if it has none."""
+    if kind not in context.stages:
+        there = ", ".join(context.stages) or "none"
+        raise ConfigError(f"This objective needs a {kind} in context.stages; there is: {there}.")
+    return context.stages[kind]
+
+
+def _regression(mask: str, context: BuildContext) -> Any:
+    from af_train.objectives.ode_regression import TASKS, OdeRegression
+
+    scheduler, anchors = stage(context, "window_scheduler"), stage(context, "anchor_cache")
+    return OdeRegression(TASKS[mask], scheduler, anchors, context.geometry)
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}={value:g} lies outside 0 to 1.")

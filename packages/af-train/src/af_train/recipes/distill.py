@@ -1,0 +1,166 @@
+"""The distillation chain: teacher -> trajectories -> ODE regression -> distribution matching.
+
+Each stage finds what the one before left in the directory, goes on where it was stopped, and leaves
+its weights as safetensors. The same chain takes one core or, under torchrun, many GPUs.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+from af_core.errors import AvatarForcingError, ConfigError
+from af_core.plugins import BuildContext, load_catalog
+from af_core.weights.files import load, write_tensors
+
+from af_train.backfill import Backfill, BackfillConfig, weights_hash
+from af_train.batches import Source
+from af_train.loop import progress_bar
+from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
+from af_train.ode_store import TrajectoryStore
+from af_train.parallel import World
+from af_train.trainer import Trainer, TrainerConfig
+
+
+class StageNotTrainedError(AvatarForcingError):
+    """A stage needs weights that an earlier one has not left yet."""
+
+
+class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage: what is minimised, and how."""
+
+    objective: str
+    """Registered name of an objective."""
+    trainer: TrainerConfig
+    options: dict[str, Any] = {}
+    """Options of the objective."""
+
+
+class DistillRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole chain."""
+
+    teacher: StageRecipe
+    backfill: BackfillConfig
+    ode: StageRecipe
+    dmd: StageRecipe
+
+
+@attrs.frozen(eq=False)
+class Distillation:
+    """A pipeline that is distilled, in a directory."""
+
+    directory: Path
+    context: BuildContext
+    """Geometry, and the stages noise_schedule, window_scheduler and anchor_cache."""
+    make: Callable[[], Any]
+    """Makes a fresh network; teacher, critic and student are alike."""
+    source: Source
+    recipe: DistillRecipe
+    world: World = attrs.field(factory=World)
+
+    def weights(self, stage: str) -> Path:
+        """Return the file that a stage leaves."""
+        return self.directory / f"{stage}.safetensors"
+
+    def teacher(self) -> Path:
+        """Train the bidirectional teacher."""
+        return self._train("teacher", self.recipe.teacher, {TEACHER: None}, self.source)
+
+    def backfill(self) -> Path:
+        """Write the teacher's trajectories, this process's share of them."""
+        teacher = self._network("teacher").to(self.world.device).eval()
+        stages, config = self.context.stages, self.recipe.backfill
+        size = self.context.geometry.block_latents
+        job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
+        with progress_bar() as bar:
+            bar.disable = not self.world.leads
+            total = config.num_clips // self.world.size
+            task = bar.add_task("trajectories", total=total, log="")
+            for path in job.run(
+                self.trajectories,
+                self.world.rank,
+                self.world.size,
+                lambda clips: bar.advance(task, clips),
+            ):
+                bar.update(task, log=path.name)
+        self.world.wait()
+        return self.trajectories
+
+    @property
+    def trajectories(self) -> Path:
+        """Folder of the store."""
+        return self.directory / "trajectories"
+
+    def ode(self) -> Path:
+        """Train the student on trajectories, beginning with the teacher's weights."""
+        c = self.recipe.backfill
+        store = TrajectoryStore.open(
+            self.trajectories,
+            teacher=weights_hash(self._network("teacher")),
+            sigmas=(*self._ladder(), 0.0),
+            shift=c.shift,
+            num_steps=c.num_steps,
+            guidance_weight=c.guidance_weight,
+        )
+        return self._train("ode", self.recipe.ode, {STUDENT: "teacher"}, store)
+
+    def dmd(self) -> Path:
+        """Match distributions: the student goes on from ODE, the critic begins as the teacher."""
+        begin = {STUDENT: "ode", CRITIC: "teacher", TEACHER: "teacher"}
+        return self._train("dmd", self.recipe.dmd, begin, self.source)
+
+    def run(self) -> Path:
+        """Run the whole chain; returns the file of the student."""
+        self.teacher()
+        self.backfill()
+        self.ode()
+        return self.dmd()
+
+    def objective(self, stage: StageRecipe) -> Objective:
+        """Build the objective of a stage by its registered name."""
+        config: Any = load_catalog().get("objective", stage.objective).config
+        try:
+            options = msgspec.convert(stage.options, config)
+        except msgspec.ValidationError as error:
+            known = ", ".join(config.__struct_fields__)
+            raise ConfigError(
+                f"Options of {stage.objective}: {error}. There are: {known}."
+            ) from error
+        return options.build(self.context)
+
+    def _train(
+        self, stage: str, recipe: StageRecipe, begin: Mapping[str, str | None], source: Source
+    ) -> Path:
+        path = self.weights(stage)
+        if path.exists():
+            return path
+        networks = {
+            role: self.make() if whose is None else self._network(whose)
+            for role, whose in begin.items()
+        }
+        objective = self.objective(recipe)
+        trainer = Trainer(
+            objective, networks, source, recipe.trainer, self.directory / stage, self.world
+        )
+        trainer.fit()
+        weights = trainer.roles[objective.roles[0]].weights()
+        if self.world.leads:
+            write_tensors(path, weights)
+        self.world.wait()
+        return path
+
+    def _network(self, stage: str) -> Any:
+        path = self.weights(stage)
+        if not path.exists():
+            raise StageNotTrainedError(
+                f"{path} is not there: the stage {stage!r} has not finished. The stages are "
+                "teacher, backfill, ode, dmd, in this order and in one directory."
+            )
+        network = self.make()
+        load(network, path)
+        return network
+
+    def _ladder(self) -> tuple[float, ...]:
+        """Return the levels of the student's rungs, noisiest first."""
+        return tuple(self.context.stages["window_scheduler"].sigmas.flip(0).tolist())

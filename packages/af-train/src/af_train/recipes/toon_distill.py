@@ -1,0 +1,108 @@
+"""The chain for the embedded avatar, or for any pipeline that speaks the toon world's latents.
+
+The pipeline says what is distilled: its ladder, window, anchors and network. Teacher, critic and
+student have the network's shape; its speech encoder and autoencoder are used as they are.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from af_core.assembly import build_stages
+from af_core.graph import open_pipeline, parse_overrides
+from af_core.models.causal_wan import CausalWan
+from af_core.models.wan_config import CausalWanConfig
+from af_core.plugins import BuildContext
+from af_core.plugins.builtin.loading import seeded, shape_of
+
+from af_train.backfill import BackfillConfig
+from af_train.data.toon_latents import LatentPool, make_shards
+from af_train.data.toon_source import ToonSource
+from af_train.parallel import World
+from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe
+from af_train.recipes.toon_student import calm_start
+from af_train.trainer import RoleConfig, TrainerConfig
+
+
+class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True):
+    """The chain, and the clips it learns from."""
+
+    preset: str = "toon"
+    """Preset or pipeline file that is distilled."""
+    settings: tuple[str, ...] = ()
+    """Settings of the pipeline, such as ``anchor_cache.temporal_budget=2``."""
+    num_clips: int = 4096
+    """Clips of 81 frames; made in the directory's ``latents`` unless they are there."""
+    liveliness: float = 1.0
+    """How much heads move and blink in them, of what is natural: an objective chooses now."""
+    num_frames: int = 12
+    """Latent frames of a training clip."""
+
+
+_LOWEST = 0.1
+"""Networks that predict x0 weigh errors of velocities by 1 / sigma^2: no cleaner than this."""
+
+
+def toon_distill_recipe() -> ToonDistillRecipe:
+    """Return the settings for the embedded size; rates are some 50 times the published ones."""
+    return ToonDistillRecipe(
+        teacher=StageRecipe(
+            "flow-matching",
+            TrainerConfig(12_000, {"teacher": _regression(1e-3)}, batch_size=16, log_every=50),
+            {"shift": 3.0, "lowest": _LOWEST},
+        ),
+        backfill=BackfillConfig(num_clips=2048, num_steps=40, shift=1.0, guidance_weight=1.5),
+        ode=StageRecipe(
+            "ode-regression",
+            TrainerConfig(4000, {"student": _regression(5e-4)}, batch_size=16, log_every=50),
+        ),
+        dmd=StageRecipe(
+            "dmd",
+            TrainerConfig(
+                2500,
+                {
+                    "student": RoleConfig(1e-4, average=0.99, average_from=100),
+                    "critic": RoleConfig(2e-4),
+                },
+                batch_size=16,
+            ),
+            {"shift": 3.0, "lowest": _LOWEST, "guidance_weight": 1.5},
+        ),
+    )
+
+
+def _regression(learning_rate: float) -> RoleConfig:
+    return RoleConfig(
+        learning_rate,
+        betas=(0.9, 0.98),
+        gradient_clip=1.0,
+        warmup_updates=100,
+        final_learning_rate_ratio=0.02,
+        average=0.998,
+        average_from=500,
+    )
+
+
+def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Distillation:
+    """Return the chain of a pipeline; clips that are missing are made first."""
+    pipeline = open_pipeline(recipe.preset, parse_overrides([*recipe.settings]))
+    built = build_stages(pipeline, "cpu")
+    folder = directory / "latents"
+    if world.leads:
+        for _ in make_shards(
+            built["image_encoder"].vae, folder, range(recipe.num_clips), recipe.liveliness
+        ):
+            pass
+    world.wait()
+    config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
+    source = ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
+    context = BuildContext(pipeline.geometry, stages=built)
+    return Distillation(directory, context, lambda: fresh_network(config), source, recipe, world)
+
+
+def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
+    """Return a network of this shape that begins near the identity, the same in all processes."""
+    with seeded(seed):
+        network = CausalWan(config)
+        calm_start(network)
+    network.attention.kernel = "sdpa"
+    return network

@@ -1,0 +1,293 @@
+"""The trainer of several roles: turns, micro-batches, averages, checkpoints, and nothing else.
+
+What is learnt is the objective's; where samples come from is the source's. The same loop trains a
+teacher of sixty thousand weights on one core and three networks of billions on many GPUs.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+import torch
+from af_core.errors import AvatarForcingError, ConfigError
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from af_train import checkpoints
+from af_train.batches import Source
+from af_train.draws import sample_seeds, shared
+from af_train.loop import TrainingDivergedError, append_record, progress_bar, warm_cosine
+from af_train.objectives.contract import Losses, Objective, Turn
+from af_train.parallel import Precision, World, shard, whole, whole_weights
+
+
+class OutOfMemoryError(AvatarForcingError):
+    """The device cannot hold a micro-batch."""
+
+
+class RoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one role moves. The defaults are the published ones of the student's stage 2."""
+
+    learning_rate: float = 1.5e-6
+    betas: tuple[float, float] = (0.0, 0.999)
+    weight_decay: float = 0.01
+    gradient_clip: float = 10.0
+    warmup_updates: int = 0
+    final_learning_rate_ratio: float = 1.0
+    """Where the cosine ends at the last step; 1 keeps the rate constant."""
+    average: float | None = None
+    """Decay of the moving average of the weights; None keeps none."""
+    average_from: int = 0
+    """Updates before the average begins, as a copy."""
+
+
+class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long to train, and in what pieces."""
+
+    steps: int
+    roles: dict[str, RoleConfig]
+    batch_size: int = 1
+    """Samples of one micro-batch of one process."""
+    accumulate: int = 1
+    """Micro-batches of one update, for every role."""
+    precision: Precision = "float32"
+    recompute: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
+    seed: int = 0
+    save_every: int = 100
+    keep: int = 2
+    """Checkpoints that stay."""
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        for name in ("steps", "batch_size", "accumulate", "save_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+
+
+@attrs.define(eq=False)
+class Role:
+    """A network that is trained, and what moves it."""
+
+    network: Any
+    """The owner of the weights; ``Trainer.networks`` has what is called."""
+    config: RoleConfig
+    optimiser: torch.optim.AdamW
+    updates: int = 0
+    average: dict[str, Tensor] | None = None
+    """Moving average of the parameters, once it has begun."""
+
+    def follow(self) -> None:
+        """Move the average after an update; begin it when its time has come."""
+        decay, named = self.config.average, dict(self.network.named_parameters())
+        if decay is None or self.updates < self.config.average_from:
+            return
+        with torch.no_grad():
+            if self.average is None:
+                self.average = {name: p.detach().clone() for name, p in named.items()}
+            for name, value in self.average.items():
+                value.lerp_(named[name], 1 - decay)
+
+    def rate(self, progress_steps: int, steps: int) -> float:
+        """Return the learning rate: warm-up counts updates, the cosine counts steps."""
+        c = self.config
+        warm = min(1.0, (self.updates + 1) / max(1, c.warmup_updates))
+        factor = warm_cosine(progress_steps, steps, 0, c.final_learning_rate_ratio)
+        return c.learning_rate * warm * factor
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return what is to be used: averaged parameters if there are any, whole, on the CPU."""
+        averaged = {name: whole(value).cpu() for name, value in (self.average or {}).items()}
+        return whole_weights(self.network) | averaged
+
+
+class Trainer:
+    """Several roles on one objective; ``fit`` goes on from the newest checkpoint there is."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        networks: Mapping[str, Any],
+        source: Source,
+        config: TrainerConfig,
+        directory: Path,
+        world: World | None = None,
+    ) -> None:
+        self.objective, self.source, self.config = objective, source, config
+        self.directory, self.world = directory, world or World()
+        _require_roles(objective, networks, config)
+        for name in objective.frozen:
+            networks[name].eval().requires_grad_(False)
+        self.networks = {
+            name: shard(network, self.world, config.precision) for name, network in networks.items()
+        }
+        self.roles = {name: self._role(name, networks[name]) for name in objective.roles}
+        self.step = 0
+
+    def _role(self, name: str, network: Any) -> Role:
+        config = self.config.roles[name]
+        network.train().recompute = self.config.recompute
+        optimiser = torch.optim.AdamW(
+            [p for p in network.parameters() if p.requires_grad],
+            config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        return Role(network, config, optimiser)
+
+    @property
+    def samples(self) -> int:
+        """Samples of one update: processes x micro-batches x batch size."""
+        return self.world.size * self.config.accumulate * self.config.batch_size
+
+    def fit(self, on_step: Callable[[int], None] = lambda step: None) -> None:
+        """Train to the end; ``on_step`` hears of each step that is done."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.resume()
+        began = time.monotonic()
+        with progress_bar() as bar:
+            bar.disable = not self.world.leads
+            name = self.directory.name
+            task = bar.add_task(name, total=self.config.steps, completed=self.step, log="")
+            while self.step < self.config.steps:
+                record = {role: self._update(role) for role in self.objective.turns(self.step)}
+                self.step += 1
+                if self.step % self.config.log_every == 0:
+                    losses = self._log(record, time.monotonic() - began)
+                    bar.update(task, log=losses)
+                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                    self.save()
+                bar.advance(task)
+                on_step(self.step)
+
+    def _update(self, name: str) -> dict[str, Tensor]:
+        """Let one role take one step on a batch of its own."""
+        role = self.roles[name]
+        role.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for micro in range(self.config.accumulate):
+            for key, value in self._micro_batch(name, micro).items():
+                sums[key] = sums.get(key, 0.0) + value / self.config.accumulate
+        parameters = role.optimiser.param_groups[0]["params"]
+        norm = whole(nn.utils.clip_grad_norm_(parameters, role.config.gradient_clip))
+        if not math.isfinite(float(norm)):
+            raise self._diverged(name, sums)
+        role.optimiser.param_groups[0]["lr"] = role.rate(self.step, self.config.steps)
+        role.optimiser.step()
+        role.optimiser.zero_grad(set_to_none=True)
+        role.updates += 1
+        role.follow()
+        return sums | {"gradient": norm}
+
+    def _micro_batch(self, name: str, micro: int) -> Losses:
+        c = self.config
+        first = (self.world.rank * c.accumulate + micro) * c.batch_size
+        numbers = range(first, first + c.batch_size)
+        batch = self.source.draw(sample_seeds(c.seed, self.step, name, numbers))
+        turn = Turn(name, self.step, shared(c.seed, self.step, name), 1 / c.accumulate)
+        try:
+            with self._precision():
+                return self.objective.backward(turn, self.networks, batch.to(self.world.device))
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"Step {self.step}: out of memory with {c.batch_size} samples at once ({error}). "
+                "Lower batch_size and raise accumulate by the same factor; then set recompute=true."
+            ) from error
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "float32" or self.world.size > 1:  # then shards see to it
+            return nullcontext()
+        return torch.autocast(self.world.device.split(":")[0], torch.bfloat16)
+
+    def _diverged(self, name: str, losses: Losses) -> TrainingDivergedError:
+        last = checkpoints.newest(self.directory)
+        kept = f"{last} is whole" if last else "There is no checkpoint yet"
+        return TrainingDivergedError(
+            f"Step {self.step}: the gradient of the {name} is not finite (loss "
+            f"{float(losses['loss'])}); nothing was updated. {kept}. Lower "
+            f"roles.{name}.learning_rate, or gradient_clip, and run again."
+        )
+
+    def _log(self, record: Mapping[str, Mapping[str, Tensor]], seconds: float) -> str:
+        values = {
+            f"{role}/{key}": round(float(value), 6)
+            for role, losses in record.items()
+            for key, value in losses.items()
+        }
+        if self.world.leads:
+            line = {"step": self.step, "seconds": round(seconds, 1)} | values
+            append_record(self.directory, line)
+        return " ".join(f"{k} {v:.4g}" for k, v in values.items() if k.endswith("loss"))
+
+    def save(self) -> Path:
+        """Write a checkpoint."""
+        about = checkpoints.About(
+            self.step, {name: role.updates for name, role in self.roles.items()}, self.samples
+        )
+        kept = self.config.keep
+        return checkpoints.write(self.directory, about, self._state(), self.world, kept)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one; any number of processes may."""
+        path = checkpoints.newest(self.directory)
+        if path is None:
+            return
+        about = checkpoints.read_about(path)
+        _require_continuation(about, self, path)
+        for name, role in self.roles.items():
+            role.updates = about.updates[name]
+            begun = role.config.average is not None and role.updates >= role.config.average_from
+            if begun and role.updates:
+                named = role.network.named_parameters()
+                role.average = {n: p.detach().clone() for n, p in named}
+        state = self._state()
+        checkpoints.read(path, state, self.world)
+        for name, role in self.roles.items():
+            part = state[name]
+            set_state_dict(
+                role.network,
+                role.optimiser,
+                model_state_dict=part["network"],
+                optim_state_dict=part["optimiser"],
+            )
+        self.step = about.step
+
+    def _state(self) -> dict[str, Any]:
+        """Return the tensors of a checkpoint, as they lie in this process."""
+        state = {}
+        for name, role in self.roles.items():
+            network, optimiser = get_state_dict(role.network, role.optimiser)
+            state[name] = {"network": network, "optimiser": optimiser}
+            if role.average is not None:
+                state[name]["average"] = role.average
+        return state
+
+
+def _require_roles(
+    objective: Objective, networks: Mapping[str, Any], config: TrainerConfig
+) -> None:
+    needed = {*objective.roles, *objective.frozen}
+    if missing := sorted(needed - set(networks)):
+        raise ConfigError(f"This objective needs networks for {', '.join(missing)}.")
+    if missing := sorted(set(objective.roles) - set(config.roles)):
+        raise ConfigError(f"roles must say how {', '.join(missing)} moves: learning_rate, ...")
+
+
+def _require_continuation(about: checkpoints.About, trainer: Trainer, path: Path) -> None:
+    if about.samples != trainer.samples:
+        raise ConfigError(
+            f"{path} was trained with {about.samples} samples an update; {trainer.world.size} "
+            f"processes x {trainer.config.accumulate} micro-batches x {trainer.config.batch_size} "
+            f"make {trainer.samples}. Set accumulate or batch_size so that it is the same."
+        )
+    if about.updates.keys() != trainer.roles.keys():
+        raise ConfigError(
+            f"{path} trained {', '.join(about.updates)}, not {', '.join(trainer.roles)}: "
+            "name another directory."
+        )

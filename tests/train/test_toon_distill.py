@@ -1,0 +1,116 @@
+"""The chain over a pipeline: the embedded avatar's stages, a narrow network, random latents."""
+
+import json
+
+import pytest
+import torch
+from af_core.weights.files import read_tensors
+from af_train import cli
+from af_train.data.toon_latents import CLIPS_PER_SHARD, LatentPool
+from af_train.data.toon_source import ToonSource
+from af_train.objectives.options import DmdOptions
+from af_train.parallel import World
+from af_train.recipes.settings import with_settings
+from af_train.recipes.toon_distill import toon_chain, toon_distill_recipe
+from safetensors.torch import save_file
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NARROW = ["denoiser.weights=null", "denoiser.dim=16", "denoiser.ffn_dim=16",
+          "denoiser.num_layers=2", "denoiser.num_heads=1", "denoiser.audio_layers=[0]"]  # fmt: skip
+STAGES = ("teacher", "ode", "dmd")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, one_thread):
+    made = tmp_path_factory.mktemp("distill")
+    (made / "latents").mkdir()
+    g = torch.Generator().manual_seed(0)
+    n = CLIPS_PER_SHARD
+    shard = {
+        "latents": torch.randn(n, 21, 64, 16, 16, generator=g).half(),
+        "portraits": torch.randn(n, 64, 16, 16, generator=g).half(),
+        "samples": torch.randint(-9000, 9000, (n, 81 * 640), generator=g).to(torch.int16),
+        "mouths": torch.zeros(n, 81, 5),
+    }
+    save_file(shard, made / "latents" / "00000000.safetensors")
+    return made
+
+
+def chain(directory):
+    short = [f"{stage}.trainer.{what}" for stage in STAGES for what in ("steps=2", "batch_size=2")]
+    settings = ["num_clips=32", "num_frames=5", "backfill.num_clips=4", "backfill.batch_size=2",
+                "backfill.num_steps=20", f"settings={json.dumps(NARROW)}", *short]  # fmt: skip
+    return toon_chain(directory, with_settings(toon_distill_recipe(), settings), World())
+
+
+def test_every_stage_runs_and_is_found_again(directory):
+    path = chain(directory).run()
+    weights = read_tensors(path)
+    assert all(value.isfinite().all() for value in weights.values())
+    teacher, ode = (
+        read_tensors(directory / f"{stage}.safetensors") for stage in ("teacher", "ode")
+    )
+    assert all(
+        any(not torch.equal(a[n], b[n]) for n in a) for a, b in ((teacher, ode), (ode, weights))
+    )
+    stamp = path.stat().st_mtime_ns
+    chain(directory).run()
+    assert path.stat().st_mtime_ns == stamp
+
+
+def test_the_ladder_and_the_anchors_are_those_of_the_pipeline(directory):
+    made = chain(directory)
+    assert made._ladder() == pytest.approx((1.0, 0.8, 0.5, 0.25))
+    assert made.context.stages["anchor_cache"].config.temporal_budget == 4
+    assert isinstance(made.objective(made.recipe.dmd).options, DmdOptions)
+
+
+def test_a_run_of_latents_comes_with_the_speech_of_its_frames(directory):
+    ears = chain(directory).source.ears
+    pool = LatentPool(directory / "latents")
+    source = ToonSource(pool, ears, 20)
+    one, two = source.draw((1, 2)), source.draw((2,))
+    assert torch.equal(one.clip[1], two.clip[0]) and one.rows.shape == (2, 80, 64)
+    torch.testing.assert_close(one.rows[1], two.rows[0], atol=1e-5, rtol=1e-4)
+    clips = pool.take(range(len(pool)))
+    (found,) = [
+        i for i in range(len(pool)) if torch.equal(clips.latents[i, 1:].float(), two.clip[0])
+    ]
+    short = ToonSource(pool, ears, 5).draw((2,))
+    places = [
+        s
+        for s in range(1, 17)
+        if torch.equal(clips.latents[found, s : s + 5].float(), short.clip[0])
+    ]
+    assert len(places) == 1
+    torch.testing.assert_close(
+        short.rows[0, 0], ears_at(short, source, places[0]), atol=1e-5, rtol=1e-4
+    )
+
+
+def ears_at(short, source, start):
+    """The first row of a run that begins at this latent, from the whole clip's rows."""
+    return source.draw(short.seeds).rows[0, 4 * (start - 1)]
+
+
+def test_the_commands_run_a_chain_and_name_what_is_unknown(tmp_path, monkeypatch, capsys):
+    def command(*arguments):
+        monkeypatch.setattr("sys.argv", ["af-train", *arguments])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    quick = [f"--set={stage}.trainer.steps=2" for stage in STAGES]
+    here = ("--directory", str(tmp_path), "--threads", "1", "--set", "backfill.num_clips=8")
+    assert command("run", "lamp", *here, *quick) == 0
+    assert {p.stem for p in tmp_path.glob("*.safetensors")} == {*STAGES}
+    assert command("backfill", "lamp", *here) == 0
+    assert command("backfill", "lamp", *here, "--set", "backfill.shift=5") != 0
+    assert command("run", "toon_tacher") == 2
+    assert command("run", "lamp", "--set", "dmd.trainer.stebs=1") == 78
+    said = capsys.readouterr().err
+    assert "toon_teacher" in said and "Did you mean 'steps'" in said and "shift" in said
+    assert "Traceback" not in said
