@@ -1,5 +1,6 @@
 """``af-runtime download``: published checkpoints, with their sizes and licences shown before."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,6 +195,11 @@ def _report(plan: Plan, lock: Lock, console: Console, json: bool) -> None:
         if not (plan.folder / extra.path).exists():
             console.print(f"Optional, by hand: {extra.path}, {extra.about}: {extra.where}")
     console.print(f"Whole and verified: [bold]{escape(str(plan.folder))}[/]")
+    console.print(
+        f"Next: af-runtime generate PORTRAIT AUDIO -o OUT.mp4 --preset {plan.manifest.name} "
+        f"--weights {escape(shlex.quote(str(plan.folder)))}",
+        soft_wrap=True,
+    )
     if json:
         print_json(
             {
