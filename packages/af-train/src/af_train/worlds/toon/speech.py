@@ -2,8 +2,8 @@
 
 espeak-ng carries state from one utterance to the next: the same text may last some milliseconds
 more or less, depending on what was said before. Phoneme times always belong to the sound they
-came with, so the truth stays exact; a fresh process that says the same things in the same order
-says them identically.
+came with, so the truth stays exact. A fresh process that says the same things in the same order
+says them the same, as a rule: one clip in some was seen to differ.
 """
 
 import ctypes
