@@ -14,12 +14,14 @@ import pytest
 import torch
 from af_core.testing.tiny import tiny_avatar
 from af_runtime.errors import RequestError
+from af_runtime.transport.zeromq import ZmqServer
 from af_runtime.web.addresses import parse_address
 from af_runtime.web.arrivals import Arrivals
 from af_runtime.web.gate import BEFORE_S, PAUSE_S, Gate
 from af_runtime.web.stages import StageClock
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import serving
 
 STATIC = Path(af_runtime.web.__file__).parent / "static"
 RATE = 16_000
@@ -127,19 +129,31 @@ def test_every_control_of_the_page_has_a_name():
         assert f'for="{name}"' in html or is_wrapped or 'aria-hidden="true"' in field, name
 
 
-def test_the_command_serves_the_page_until_it_is_told_to_end():
-    command = [str(Path(sys.executable).with_name("af-runtime")), "demo", "--no-open"]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+COMMAND = [str(Path(sys.executable).with_name("af-runtime")), "demo", "--no-open"]
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_the_command_refuses_a_network_without_a_token():
     refused = subprocess.run(
-        [*command, "--bind", "0.0.0.0:0"], capture_output=True, text=True, timeout=60, env=quiet
+        [*COMMAND, "--bind", "0.0.0.0:0"], capture_output=True, text=True, timeout=60, env=QUIET
     )
     assert refused.returncode == 2 and "--token auto" in refused.stderr
-    with subprocess.Popen(
-        [*command, "--bind", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True, env=quiet
-    ) as run:
-        url = next(
-            found.group(1) for line in run.stderr if (found := re.search(r"(http\S+)", line))
-        )
+
+
+def test_the_command_serves_the_page_until_it_is_told_to_end():
+    expect_page([])
+
+
+def test_the_command_serves_a_worker_that_runs_elsewhere():
+    with serving(transport=ZmqServer("tcp://127.0.0.1:*")) as service:
+        expect_page(["--connect", service.transport.endpoint])
+
+
+def expect_page(arguments):
+    """Run the command, read its page, and end it."""
+    command = [*COMMAND, "--bind", "127.0.0.1:0", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=QUIET) as run:
+        url = next(found.group() for line in run.stderr if (found := re.search(r"http\S+", line)))
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert b"Talking portrait" in answer.read()
         run.send_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,12 +49,12 @@ def demo(
     """
     if find_spec("aiohttp") is None:
         raise UnavailableError("The page needs aiohttp: pip install 'af-runtime[web]'")
-    use_threads(threads)
     from af_runtime.web.addresses import parse_address
 
     address = parse_address(bind, token)
+    use_threads(threads)
     if connect is not None:
-        _connected(connect, {"key": key, "server_key": server_key}, address, open)
+        _connected(connect, key, server_key, address, open)
     else:
         _alone(preset, address, open)
     _say("ended")
@@ -76,15 +77,17 @@ def _alone(preset: str, address: "Address", open: bool) -> None:
         asyncio.run(_serve(studio, address, open))
 
 
-def _connected(endpoint: str, keys: dict[str, Path | None], address: "Address", open: bool) -> None:
+def _connected(
+    endpoint: str, key: Path | None, server_key: Path | None, address: "Address", open: bool
+) -> None:
     """Serve the page for a worker that runs elsewhere."""
     from af_runtime.client import AsyncAvatarClient, AvatarClient
     from af_runtime.web.studio import Studio
 
-    with AvatarClient(endpoint, **keys) as client:
+    with AvatarClient(endpoint, key=key, server_key=server_key) as client:
         preset = client.format.preset
-    studio = Studio(lambda: AsyncAvatarClient.connect(endpoint, **keys), preset)
-    asyncio.run(_serve(studio, address, open))
+    connect = partial(AsyncAvatarClient.connect, endpoint, key=key, server_key=server_key)
+    asyncio.run(_serve(Studio(connect, preset), address, open))
 
 
 async def _serve(studio: "Studio", address: "Address", open: bool) -> None:

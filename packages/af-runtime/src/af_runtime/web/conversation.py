@@ -43,23 +43,44 @@ class Conversation:
         self._socket, self._studio = socket, studio
         self._session: _Session | None = None
         self._showing: asyncio.Task[None] | None = None
+        self._commands: asyncio.Queue[messages.FromPage] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Take what the page sends; a mistake is answered in words and ends nothing."""
+        """Take what the page sends; a mistake is answered in words and ends nothing.
+
+        Commands are obeyed in their order, and may wait for the worker. Sound, and what was played,
+        are taken meanwhile: it may be just them that the worker waits for.
+        """
+        working = asyncio.create_task(self._work())
         try:
             async for message in self._socket:
                 if message.type is WSMsgType.BINARY and self._session is not None:
                     self._session.voice.hear(message.data)
                 elif message.type is WSMsgType.TEXT:
-                    await self._guarded(message.data)
+                    await self._take(message.data)
         finally:
+            working.cancel()
+            await asyncio.wait([working])
             await self._stop()
 
-    async def _guarded(self, text: str) -> None:
+    async def _take(self, text: str) -> None:
         try:
-            await self._obey(messages.decode(text))
-        except AvatarForcingError as e:
+            command = messages.decode(text)
+        except RequestError as e:
             await self._tell(problem(e))
+            return
+        if not isinstance(command, messages.Played):
+            self._commands.put_nowait(command)
+        elif self._session is not None:  # a last word of a session that has ended is fine
+            self._session.screen.played(command.frames)
+
+    async def _work(self) -> None:
+        while True:
+            command = await self._commands.get()
+            try:
+                await self._obey(command)
+            except AvatarForcingError as e:
+                await self._tell(problem(e))
 
     async def _obey(self, command: messages.FromPage) -> None:
         match command:
@@ -67,9 +88,8 @@ class Conversation:
                 await self._start(command)
             case messages.Stop():
                 await self._stop()
-            case messages.Played(frames=frames):
-                if self._session is not None:  # a last word of a session that has ended is fine
-                    self._session.screen.played(frames)
+            case messages.Played():
+                pass  # was taken at once
             case messages.Microphone(on=True, sample_rate=sample_rate):
                 await self._running.voice.listen(sample_rate)
             case messages.Microphone():

@@ -95,6 +95,7 @@ export class Player {
       this.zero = now + this.lead - from;
     } else if (!frame.sound && early > this.lead + SPARE_S) {
       this.zero -= FRAME_S;
+      this.counts.skipped += 1;
       return null;
     }
     if (frame.sent - this.stalledAt >= CALM_FRAMES) {
