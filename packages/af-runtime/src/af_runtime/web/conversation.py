@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 WINDOW_FRAMES = 12
 """Frames that may wait at the gateway; a page that plays takes them as they come."""
 
+MOST_WAITING = 250
+"""Messages that may wait for the one before them; the microphone's are dropped beyond."""
+
 
 @attrs.frozen(eq=False)
 class _Session:
@@ -43,19 +46,20 @@ class Conversation:
         self._socket, self._studio = socket, studio
         self._session: _Session | None = None
         self._showing: asyncio.Task[None] | None = None
-        self._commands: asyncio.Queue[messages.FromPage] = asyncio.Queue()
+        self._waiting: asyncio.Queue[messages.FromPage | bytes] = asyncio.Queue()
 
     async def run(self) -> None:
         """Take what the page sends; a mistake is answered in words and ends nothing.
 
-        Commands are obeyed in their order, and may wait for the worker. Sound, and what was played,
-        are taken meanwhile: it may be just them that the worker waits for.
+        Commands and sound are taken in their order, and may wait for the worker. What was played is
+        noted at once: it may be just that which the worker waits for.
         """
         working = asyncio.create_task(self._work())
         try:
             async for message in self._socket:
-                if message.type is WSMsgType.BINARY and self._session is not None:
-                    self._session.voice.hear(message.data)
+                if message.type is WSMsgType.BINARY:
+                    if self._waiting.qsize() < MOST_WAITING:
+                        self._waiting.put_nowait(message.data)
                 elif message.type is WSMsgType.TEXT:
                     await self._take(message.data)
         finally:
@@ -70,17 +74,22 @@ class Conversation:
             await self._tell(problem(e))
             return
         if not isinstance(command, messages.Played):
-            self._commands.put_nowait(command)
+            self._waiting.put_nowait(command)
         elif self._session is not None:  # a last word of a session that has ended is fine
             self._session.screen.played(command.frames)
 
     async def _work(self) -> None:
         while True:
-            command = await self._commands.get()
+            command = await self._waiting.get()
             try:
-                await self._obey(command)
+                if not isinstance(command, bytes):
+                    await self._obey(command)
+                elif self._session is not None:
+                    self._session.voice.hear(command)
             except AvatarForcingError as e:
                 await self._tell(problem(e))
+            except Exception:
+                await self._tell(fault())
 
     async def _obey(self, command: messages.FromPage) -> None:
         match command:
@@ -139,9 +148,7 @@ class Conversation:
         except ConnectionError:
             return  # the page has gone
         except Exception:
-            log.exception("a session of the demo failed")
-            text = "The demo failed; its terminal says how. Start again."
-            await self._tell(messages.Problem(code="internal", message=text, fatal=True))
+            await self._tell(fault())
         await session.voice.stop()
         await self._tell(messages.Ended())
 
@@ -168,6 +175,13 @@ def problem(error: AvatarForcingError, *, fatal: bool = False) -> messages.Probl
     """Return what a page is told of an error."""
     code = error.code if isinstance(error, ServiceError) else "request"
     return messages.Problem(code=code, message=str(error), fatal=fatal)
+
+
+def fault() -> messages.Problem:
+    """Write the exception that is handled to the terminal; return what a page is told of it."""
+    log.exception("the demo failed")
+    text = "The demo failed; its terminal says how. Start again."
+    return messages.Problem(code="internal", message=text, fatal=True)
 
 
 def _ready(start: messages.Start, what: Format) -> messages.Ready:
