@@ -83,10 +83,17 @@ function report(message) {
 }
 
 function frame(one) {
-  if (session.state === "running") player.take(one);
+  if (session.ready) player.take(one);
 }
 
 function shown(one) {
+  if (session.state === "starting") {
+    session.state = "running";
+    session.waiting?.resolve();
+    session.waiting = null;
+    if (microphone.isOn) listen();
+    describe();
+  }
   ui.screen.hidden = false;
   ui.still.hidden = true;
   trace.shown(one);
@@ -100,14 +107,15 @@ function shown(one) {
 // --- sessions ----------------------------------------------------------------------------------
 
 async function start() {
+  session.waiting?.reject(new Error(""));
+  Object.assign(session, { state: "starting", ready: null, isSpeaking: false });
+  session.isShown = new Promise((resolve, reject) => (session.waiting = { resolve, reject }));
+  session.isShown.catch(() => {}); // who waits for it hears of it
+  describe();
   await player.begin();
   player.isAudible = ui.sound.checked;
   const chosen = gallery.chosen;
   const codec = await bestCodec();
-  session.state = "starting";
-  session.isSpeaking = false;
-  describe();
-  const isReady = new Promise((resolve, reject) => (session.waiting = { resolve, reject }));
   const seed = Math.min(Math.max(Math.trunc(Number(ui.seed.value)) || 0, 0), 2 ** 32 - 1);
   ui.seed.value = seed;
   const wasSent = chosen && connection.send("start", { portrait: chosen.id, seed, codec });
@@ -115,28 +123,23 @@ async function start() {
     ended();
     throw new Error("The demo does not answer. Is “af-runtime demo” still running?");
   }
-  await isReady;
+  // Speech that comes before the first picture would wait behind it, and go on doing so.
+  await session.isShown;
 }
 
 function began(ready) {
   player.reset();
   trace.reset();
   trace.budget = ready.block_ms + ready.lookahead_ms;
-  session.state = "running";
   session.ready = ready;
   session.late = 0;
-  session.waiting?.resolve();
-  session.waiting = null;
   const name = ready.codec === "h264" ? "H.264" : "JPEG";
   ui.codec.textContent = `${ready.width} × ${ready.height}, ${name}, preset ${ready.preset}`;
-  if (microphone.isOn) {
-    connection.send("microphone", { on: true, sample_rate: microphone.context.sampleRate });
-  }
 }
 
 function ended() {
-  session.waiting?.reject(new Error("The session has ended."));
-  Object.assign(session, { state: "none", waiting: null, isSpeaking: false });
+  session.waiting?.reject(new Error(""));
+  Object.assign(session, { state: "none", waiting: null, ready: null, isSpeaking: false });
   microphone.stop();
   player.reset();
   ui.screen.hidden = true;
@@ -149,7 +152,8 @@ function ended() {
 async function doing(action) {
   try {
     byId("problem").hidden = true;
-    if (session.state !== "running") await start();
+    if (session.state === "none") await start();
+    else await session.isShown;
     await action();
   } catch (error) {
     complain(error.message);
@@ -167,8 +171,8 @@ ui.microphone.addEventListener("click", async () => {
     return;
   }
   await doing(async () => {
-    const sampleRate = await microphone.start();
-    connection.send("microphone", { on: true, sample_rate: Math.round(sampleRate) });
+    await microphone.start();
+    listen();
   });
 });
 
@@ -182,6 +186,11 @@ byId("interrupt").addEventListener("click", interrupt);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") interrupt();
 });
+
+function listen() {
+  const { sampleRate } = microphone.context;
+  connection.send("microphone", { on: true, sample_rate: Math.round(sampleRate) });
+}
 
 function say(speech) {
   microphone.stop();
@@ -302,6 +311,7 @@ function inWords() {
 }
 
 function complain(text) {
+  if (!text) return; // what is behind it has been told already
   byId("problem-text").textContent = text;
   byId("problem").hidden = false;
 }

@@ -10,7 +10,7 @@ export class Microphone {
     return this.context !== null;
   }
 
-  /** Returns the sample rate; throws an Error whose message is for the visitor. */
+  /** Throws an Error whose message is for the visitor. */
   async start() {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Error("Browsers lend the microphone only to pages on this machine or over https.");
@@ -21,7 +21,6 @@ export class Microphone {
     const capture = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
     capture.port.onmessage = ({ data }) => this.onPiece(data);
     this.context.createMediaStreamSource(this.stream).connect(capture);
-    return this.context.sampleRate;
   }
 
   stop() {
