@@ -12,6 +12,7 @@ from af_runtime import cli
 from af_runtime.benchmark import bench, speech_like
 from af_runtime.benchmark_report import trend
 from bar_avatar import BarRunner, make_avatar
+from scipy import stats
 
 
 class SlowRunner(BarRunner):
@@ -56,6 +57,22 @@ def test_a_trend_is_found_in_noise_and_its_interval_holds_the_truth():
     found = trend(noise + 0.002 * np.arange(3_000))
     assert found.low < 0.002 < found.high and not found.is_flat
     assert trend(noise).is_flat
+
+
+def test_what_the_machine_does_for_a_minute_is_no_trend():
+    """Noise that lasts for many spans is found flat about as often as 95 % promise."""
+    rng, flat, count = np.random.default_rng(2), 0, 40
+    for _ in range(count):
+        lasting = np.zeros(150)
+        for i in range(1, 150):  # neighbours as alike as those of a shared machine
+            lasting[i] = 0.75 * lasting[i - 1] + rng.normal(0, 3)
+        flat += trend(rng.normal(40, 2, 3_000) + np.repeat(lasting, 20)).is_flat
+    assert flat >= 0.85 * count
+
+
+def test_the_slope_is_that_of_theil_and_sen():
+    x, y = np.arange(80.0), np.random.default_rng(3).normal(size=80).cumsum()
+    assert trend(y).slope == pytest.approx(stats.theilslopes(y, x).slope)
 
 
 def test_one_hiccup_is_no_trend():
