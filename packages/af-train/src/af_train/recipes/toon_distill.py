@@ -4,6 +4,7 @@ The pipeline says what is distilled: its ladder, window, anchors and network. Te
 student have the network's shape; its speech encoder and autoencoder are used as they are.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from af_core.plugins import BuildContext
 from af_core.plugins.builtin.loading import seeded, shape_of
 
 from af_train.backfill import BackfillConfig
+from af_train.data.encoders import open_clips
 from af_train.data.toon_latents import LatentPool, make_shards
 from af_train.data.toon_source import ToonSource
 from af_train.parallel import World
@@ -30,6 +32,8 @@ class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True):
     """Preset or pipeline file that is distilled."""
     settings: tuple[str, ...] = ()
     """Settings of the pipeline, such as ``anchor_cache.temporal_budget=2``."""
+    data: str | None = None
+    """Folder of clips that ``af-train prepare`` made; without it the toon world is drawn."""
     num_clips: int = 4096
     """Clips of 81 frames; made in the directory's ``latents`` unless they are there."""
     liveliness: float = 1.0
@@ -83,20 +87,29 @@ def _regression(learning_rate: float) -> RoleConfig:
 
 
 def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Distillation:
-    """Return the chain of a pipeline; clips that are missing are made first."""
+    """Return the chain of a pipeline, over prepared clips or over those of the toon world."""
     pipeline = open_pipeline(recipe.preset, parse_overrides([*recipe.settings]))
     built = build_stages(pipeline, "cpu")
-    folder = directory / "latents"
+    config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
+    if recipe.data is None:
+        source = _toon_world(directory / "latents", recipe, built, world)
+    else:
+        source = open_clips(Path(recipe.data), pipeline, built, recipe.num_frames)
+    context = BuildContext(pipeline.geometry, stages=built)
+    return Distillation(directory, context, lambda: fresh_network(config), source, recipe, world)
+
+
+def _toon_world(
+    folder: Path, recipe: ToonDistillRecipe, built: Mapping[str, Any], world: World
+) -> ToonSource:
+    """Return the clips of the toon world; those that are missing are made first."""
     if world.leads:
         for _ in make_shards(
             built["image_encoder"].vae, folder, range(recipe.num_clips), recipe.liveliness
         ):
             pass
     world.wait()
-    config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
-    source = ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
-    context = BuildContext(pipeline.geometry, stages=built)
-    return Distillation(directory, context, lambda: fresh_network(config), source, recipe, world)
+    return ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
 
 
 def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
