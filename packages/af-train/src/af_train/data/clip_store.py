@@ -158,7 +158,7 @@ def notes(directory: Path, **wanted: object) -> Iterator[Note]:
     if not all(there):
         raise StoreError(
             f"{directory} has {sum(there)} of {header.num_groups} groups of recordings, the "
-            f"first missing is {there.index(False)}; the same `af-train prepare` goes on from there."
+            f"first missing is {there.index(False)}; the same `af-train prepare` goes on."
         )
     for group in range(header.num_groups):
         yield read_note(note_path(directory, group))

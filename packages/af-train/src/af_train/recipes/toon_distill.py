@@ -5,8 +5,9 @@ student have the network's shape; its speech encoder and autoencoder are used as
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from af_core.assembly import build_stages
 from af_core.graph import open_pipeline, parse_overrides
@@ -19,6 +20,8 @@ from af_train.backfill import BackfillConfig
 from af_train.data.encoders import open_clips
 from af_train.data.toon_latents import LatentPool, make_shards
 from af_train.data.toon_source import ToonSource
+from af_train.metrics.readers import load_readers
+from af_train.metrics.toon_teacher import TeacherGate
 from af_train.parallel import World
 from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe
 from af_train.recipes.toon_student import calm_start
@@ -40,6 +43,8 @@ class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True):
     """How much heads move and blink in them, of what is natural: an objective chooses now."""
     num_frames: int = 12
     """Latent frames of a training clip."""
+    gate: Literal["on", "off"] = "on"
+    """Whether the teacher must speak (``metrics.toon_teacher``) before a student learns from it."""
 
 
 _LOWEST = 0.1
@@ -96,7 +101,10 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     else:
         source = open_clips(Path(recipe.data), pipeline, built, recipe.num_frames)
     context = BuildContext(pipeline.geometry, stages=built)
-    return Distillation(directory, context, lambda: fresh_network(config), source, recipe, world)
+    is_judged = recipe.gate != "off" and recipe.data is None  # its readers know drawn faces only
+    gate = _gate(built, recipe) if is_judged else None
+    make = partial(fresh_network, config)
+    return Distillation(directory, context, make, source, recipe, world, gate)
 
 
 def _toon_world(
@@ -110,6 +118,13 @@ def _toon_world(
             pass
     world.wait()
     return ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
+
+
+def _gate(stages: Mapping[str, Any], recipe: ToonDistillRecipe) -> TeacherGate:
+    c = recipe.backfill
+    parts = (stages[name] for name in ("image_encoder", "audio_encoder", "decoder"))
+    sampling = (c.num_steps, c.shift, c.guidance_weight)
+    return TeacherGate(*parts, load_readers(), *sampling, num_latents=recipe.num_frames)
 
 
 def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
