@@ -24,7 +24,6 @@ from af_train.parallel import World
 from af_train.strips import SampleConfig, fixed_batch, pictures, streamed, write_strip
 from af_train.trainer import Trainer, TrainerConfig
 
-
 RECIPE = "recipe.json"
 SAMPLES = "samples"
 
