@@ -96,7 +96,10 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
     source = ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
     context = BuildContext(pipeline.geometry, stages=built)
-    return Distillation(directory, context, lambda: fresh_network(config), source, recipe, world)
+    shipped = built["denoiser"].state_dict() if pipeline.stages["denoiser"].config.weights else None
+    return Distillation(
+        directory, context, lambda: fresh_network(config), source, recipe, world, shipped
+    )
 
 
 def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
@@ -104,5 +107,5 @@ def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
     with seeded(seed):
         network = CausalWan(config)
         calm_start(network)
-    network.attention.kernel = "sdpa"
+    network.attention.kernel = "steady"
     return network
