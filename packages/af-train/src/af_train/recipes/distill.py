@@ -6,7 +6,7 @@ its weights as safetensors. The same chain takes one core or, under torchrun, ma
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import msgspec
@@ -26,6 +26,19 @@ from af_train.trainer import Trainer, TrainerConfig
 
 class StageNotTrainedError(AvatarForcingError):
     """A stage needs weights that an earlier one has not left yet."""
+
+
+class TeacherGateError(AvatarForcingError):
+    """The teacher is not worth learning from."""
+
+
+class Verdict(Protocol):
+    """What a gate found; its text has the numbers."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether a student may learn from this teacher."""
+        ...
 
 
 class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +75,8 @@ class Distillation:
     source: Source
     recipe: DistillRecipe
     world: World = attrs.field(factory=World)
+    gate: Callable[[Any], Verdict] | None = None
+    """Judges the teacher before trajectories are made; None lets any pass."""
     shipped: Mapping[str, Tensor] | None = None
     """Weights of the preset that is distilled, if it has any."""
 
@@ -75,7 +90,9 @@ class Distillation:
 
     def backfill(self) -> Path:
         """Write the teacher's trajectories, this process's share of them."""
-        teacher = self._network("teacher").to(self.world.device).eval()
+        teacher = self._network("teacher").eval()
+        self._judge(teacher)
+        teacher = teacher.to(self.world.device)
         stages, config = self.context.stages, self.recipe.backfill
         size = self.context.geometry.block_latents
         job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
@@ -92,6 +109,20 @@ class Distillation:
                 bar.update(task, log=path.name)
         self.world.wait()
         return self.trajectories
+
+    def _judge(self, teacher: Any) -> None:
+        """Stop where a student would learn from a bad teacher; a verdict is kept beside it."""
+        kept = self.directory / "teacher_gate.txt"
+        if self.gate is None or kept.exists():
+            return
+        verdict = self.gate(teacher)
+        if not verdict.passed:
+            raise TeacherGateError(
+                f"The teacher does not pass the gate: {verdict}. Train it for longer "
+                "(teacher.trainer.steps) or go on all the same with gate=off."
+            )
+        if self.world.leads:
+            kept.write_text(f"{verdict}\n")
 
     @property
     def trajectories(self) -> Path:
