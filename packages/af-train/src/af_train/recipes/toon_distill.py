@@ -104,7 +104,8 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     context = BuildContext(pipeline.geometry, stages=built)
     gate = None if recipe.gate == "off" else _gate(built, recipe)
     make = partial(fresh_network, config)
-    return Distillation(directory, context, make, source, recipe, world, gate)
+    shipped = built["denoiser"].state_dict() if pipeline.stages["denoiser"].config.weights else None
+    return Distillation(directory, context, make, source, recipe, world, gate, shipped)
 
 
 def _gate(stages: Mapping[str, Any], recipe: ToonDistillRecipe) -> TeacherGate:
@@ -126,5 +127,5 @@ def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
     with seeded(seed):
         network = CausalWan(config)
         calm_start(network)
-    network.attention.kernel = "sdpa"
+    network.attention.kernel = "steady"
     return network
