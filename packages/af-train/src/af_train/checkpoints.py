@@ -101,6 +101,7 @@ class _Plain(pickle.Unpickler):
             in (
                 ("collections", "OrderedDict"),
                 ("pathlib", "PosixPath"),
+                ("pathlib._local", "PosixPath"),
                 ("torch", "Size"),
                 ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
                 ("torch.serialization", "_get_layout"),

@@ -53,6 +53,9 @@ class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerConfig
     options: dict[str, Any] = {}
     """Options of the objective."""
+    begin: str | None = None
+    """Weights the first role begins with: a file, or ``shipped``, those of the preset. None begins
+    as the chain has it. A run that has a checkpoint goes on from that."""
 
 
 class DistillRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +83,8 @@ class Distillation:
     world: World = attrs.field(factory=World)
     gate: Callable[[Any], Verdict] | None = None
     """Judges the teacher before trajectories are made; None lets any pass."""
+    shipped: Mapping[str, Tensor] | None = None
+    """Weights of the preset that is distilled, if it has any."""
 
     def weights(self, stage: str) -> Path:
         """Return the file that a stage leaves."""
@@ -178,6 +183,8 @@ class Distillation:
             for role, whose in begin.items()
         }
         objective = self.objective(recipe)
+        if recipe.begin is not None:
+            self._begin(networks[objective.roles[0]], recipe.begin)
         trainer = Trainer(
             objective, networks, source, recipe.trainer, self.directory / stage, self.world
         )
@@ -231,6 +238,15 @@ class Distillation:
         anchors, size = self.context.stages["anchor_cache"], self.context.geometry.block_latents
         job = Backfill(network, self.source, self._ladder(), self.recipe.backfill, anchors, size)
         return job.states(batch)[:, -1]
+
+    def _begin(self, network: Any, where: str) -> None:
+        """Fill a network from a file, or with the weights that the preset comes with."""
+        if where != "shipped":
+            load(network, Path(where))
+        elif self.shipped is None:
+            raise ConfigError("begin=shipped: this pipeline comes without weights. Name a file.")
+        else:
+            network.load_state_dict(self.shipped)
 
     def _network(self, stage: str) -> Any:
         path = self.weights(stage)

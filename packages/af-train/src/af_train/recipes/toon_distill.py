@@ -104,7 +104,8 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     is_judged = recipe.gate != "off" and recipe.data is None  # its readers know drawn faces only
     gate = _gate(built, recipe) if is_judged else None
     make = partial(fresh_network, config)
-    return Distillation(directory, context, make, source, recipe, world, gate)
+    shipped = built["denoiser"].state_dict() if pipeline.stages["denoiser"].config.weights else None
+    return Distillation(directory, context, make, source, recipe, world, gate, shipped)
 
 
 def _toon_world(
@@ -122,9 +123,16 @@ def _toon_world(
 
 def _gate(stages: Mapping[str, Any], recipe: ToonDistillRecipe) -> TeacherGate:
     c = recipe.backfill
-    parts = (stages[name] for name in ("image_encoder", "audio_encoder", "decoder"))
-    sampling = (c.num_steps, c.shift, c.guidance_weight)
-    return TeacherGate(*parts, load_readers(), *sampling, num_latents=recipe.num_frames)
+    return TeacherGate(
+        eyes=stages["image_encoder"],
+        ears=stages["audio_encoder"],
+        decoder=stages["decoder"],
+        readers=load_readers(),
+        num_steps=c.num_steps,
+        shift=c.shift,
+        guidance_weight=c.guidance_weight,
+        num_latents=recipe.num_frames,
+    )
 
 
 def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
@@ -132,5 +140,5 @@ def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
     with seeded(seed):
         network = CausalWan(config)
         calm_start(network)
-    network.attention.kernel = "sdpa"
+    network.attention.kernel = "steady"
     return network

@@ -98,7 +98,7 @@ def draw(chart: Chart, colours: Mapping[str, int]) -> Drawn | None:
         chart.title,
         f"{chart.title} over {number(steps)} steps; at the end: {words}.",
         curves,
-        tuple((x.at(v), number(v)) for v in x.marks()),
+        tuple((x.at(v), number(v)) for v in x.marks() if v == round(v)),
         tuple((y.at(v), say(v)) for v in y.marks()),
         y.is_log,
     )
@@ -167,8 +167,8 @@ def number(value: float) -> str:
         return "0"
     size = abs(value)
     if size >= 1e9 or size < 1e-3:
-        mantissa, _, power = f"{value:.2g}".partition("e")
-        return f"{mantissa}e{int(power)}" if power else mantissa
+        mantissa, _, power = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}e{int(power)}"
     for limit, unit in ((1e6, "M"), (1e4, "k")):
         if size >= limit:
             return f"{value / (1e6 if unit == 'M' else 1e3):.3g}{unit}"
