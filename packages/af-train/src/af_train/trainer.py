@@ -21,7 +21,8 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from af_train import checkpoints
 from af_train.batches import Source
 from af_train.draws import sample_seeds, shared
-from af_train.loop import TrainingDivergedError, append_record, progress_bar, warm_cosine
+from af_train.journal import Journal
+from af_train.loop import TrainingDivergedError, progress_bar, warm_cosine
 from af_train.objectives.contract import Losses, Objective, Turn, drawn_at
 from af_train.parallel import Precision, World, shard, whole, whole_weights
 
@@ -63,6 +64,8 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: int = 2
     """Checkpoints that stay."""
     log_every: int = 10
+    tensorboard: bool = False
+    """Write event files for TensorBoard too, into ``events`` (extra ``af-train[tensorboard]``)."""
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
@@ -151,7 +154,8 @@ class Trainer:
         """Train to the end; ``on_step`` hears of each step that is done."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.resume()
-        began = time.monotonic()
+        journal = self._journal()
+        began, seen = time.monotonic(), _Pace(time.monotonic())
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             name = self.directory.name
@@ -159,13 +163,27 @@ class Trainer:
             while self.step < self.config.steps:
                 record = {role: self._update(role) for role in self.objective.turns(self.step)}
                 self.step += 1
+                seen.add(self.samples * len(record))
                 if self.step % self.config.log_every == 0:
-                    losses = self._log(record, time.monotonic() - began)
-                    bar.update(task, log=losses)
+                    spent = {"seconds": round(time.monotonic() - began, 1)}
+                    spent |= seen.told(time.monotonic(), self.config.steps - self.step)
+                    bar.update(task, log=self._log(journal, record, spent))
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                     self.save()
                 bar.advance(task)
                 on_step(self.step)
+        journal.close()
+
+    def _journal(self) -> Journal:
+        return Journal.begin(
+            self.directory,
+            self.config,
+            {n: sum(p.numel() for p in r.network.parameters()) for n, r in self.roles.items()},
+            samples=self.samples,
+            from_step=self.step,
+            tensorboard=self.config.tensorboard,
+            leads=self.world.leads,
+        )
 
     def _update(self, name: str) -> dict[str, Tensor]:
         """Let one role take one step on a batch of its own."""
@@ -179,12 +197,13 @@ class Trainer:
         norm = whole(nn.utils.clip_grad_norm_(parameters, role.config.gradient_clip))
         if not math.isfinite(float(norm)):
             raise self._diverged(name, sums)
-        role.optimiser.param_groups[0]["lr"] = role.rate(self.step, self.config.steps)
+        rate = role.rate(self.step, self.config.steps)
+        role.optimiser.param_groups[0]["lr"] = rate
         role.optimiser.step()
         role.optimiser.zero_grad(set_to_none=True)
         role.updates += 1
         role.follow()
-        return sums | {"gradient": norm}
+        return sums | {"gradient": norm, "rate": torch.tensor(rate)}
 
     def _micro_batch(self, name: str, micro: int) -> Losses:
         c = self.config
@@ -216,15 +235,18 @@ class Trainer:
             f"roles.{name}.learning_rate, or gradient_clip, and run again."
         )
 
-    def _log(self, record: Mapping[str, Mapping[str, Tensor]], seconds: float) -> str:
+    def _log(
+        self,
+        journal: Journal,
+        record: Mapping[str, Mapping[str, Tensor]],
+        spent: Mapping[str, float],
+    ) -> str:
         values = {
-            f"{role}/{key}": round(float(value), 6)
+            f"{role}/{key}": float(f"{float(value):.6g}")
             for role, losses in record.items()
             for key, value in losses.items()
         }
-        if self.world.leads:
-            line = {"step": self.step, "seconds": round(seconds, 1)} | values
-            append_record(self.directory, line)
+        journal.write({"step": self.step, **spent, **values})
         return " ".join(f"{k} {v:.4g}" for k, v in values.items() if k.endswith("loss"))
 
     def save(self) -> Path:
@@ -269,6 +291,25 @@ class Trainer:
             if role.average is not None:
                 state[name]["average"] = role.average
         return state
+
+
+@attrs.define
+class _Pace:
+    """Samples and steps since the last line of the history."""
+
+    since: float
+    samples: int = 0
+    steps: int = 0
+
+    def add(self, samples: int) -> None:
+        self.samples, self.steps = self.samples + samples, self.steps + 1
+
+    def told(self, now: float, steps_left: int) -> dict[str, float]:
+        """Return samples a second, of all roles together, and seconds to the end; begin anew."""
+        spent = max(now - self.since, 1e-9)
+        told = {"samples_per_s": self.samples / spent, "eta_s": steps_left * spent / self.steps}
+        self.since, self.samples, self.steps = now, 0, 0
+        return {name: float(f"{value:.4g}") for name, value in told.items()}
 
 
 def _require_roles(
