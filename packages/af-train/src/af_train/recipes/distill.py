@@ -17,13 +17,13 @@ from torch import Tensor
 
 from af_train.backfill import Backfill, BackfillConfig, weights_hash
 from af_train.batches import Batch, Source
+from af_train.guidance import encoded_prompt
 from af_train.loop import progress_bar
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
 from af_train.ode_store import TrajectoryStore
 from af_train.parallel import World
 from af_train.strips import SampleConfig, fixed_batch, pictures, streamed, write_strip
 from af_train.trainer import Trainer, TrainerConfig
-
 
 RECIPE = "recipe.json"
 SAMPLES = "samples"
@@ -100,9 +100,7 @@ class Distillation:
         teacher = self._network("teacher").eval()
         self._judge(teacher)
         teacher = teacher.to(self.world.device)
-        stages, config = self.context.stages, self.recipe.backfill
-        size = self.context.geometry.block_latents
-        job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
+        job, config = self._sampling(teacher), self.recipe.backfill
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             total = config.num_clips // self.world.size
@@ -146,6 +144,8 @@ class Distillation:
             shift=c.shift,
             num_steps=c.num_steps,
             guidance_weight=c.guidance_weight,
+            text_guidance_weight=c.text_guidance_weight,
+            negative_prompt=c.negative_prompt,
         )
         return self._train("ode", self.recipe.ode, {STUDENT: "teacher"}, store)
 
@@ -236,9 +236,20 @@ class Distillation:
         """Return a clip as this role makes it: streamed, or by the steps of a trajectory."""
         if role != TEACHER:
             return streamed(network, self.context, batch)
-        anchors, size = self.context.stages["anchor_cache"], self.context.geometry.block_latents
-        job = Backfill(network, self.source, self._ladder(), self.recipe.backfill, anchors, size)
-        return job.states(batch)[:, -1]
+        return self._sampling(network).states(batch)[:, -1]
+
+    def _sampling(self, teacher: Any) -> Backfill:
+        """Return what draws a teacher's trajectories."""
+        config = self.recipe.backfill
+        return Backfill(
+            teacher,
+            self.source,
+            self._ladder(),
+            config,
+            self.context.stages["anchor_cache"],
+            self.context.geometry.block_latents,
+            encoded_prompt(self.context, config.negative_prompt),
+        )
 
     def _begin(self, network: Any, where: str) -> None:
         """Fill a network from a file, or with the weights that the preset comes with."""
