@@ -19,11 +19,12 @@ from torch import Tensor
 
 from af_train import draws
 from af_train.batches import Batch
+from af_train.guidance import Guidance
 from af_train.levels import per_frame, score_sigmas
 from af_train.masks import bidirectional
 from af_train.networks import Networks, predict_clean, predict_velocity
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Losses, Turn
-from af_train.objectives.matching import flow_loss, gradient_field, guided, matching_gradient
+from af_train.objectives.matching import flow_loss, gradient_field, matching_gradient
 from af_train.objectives.needs import conditions_of, num_blocks
 from af_train.objectives.options import DmdOptions
 from af_train.rollout import Rollout, roll_out, self_forcing
@@ -34,6 +35,7 @@ class Dmd:
     """Roll-outs by window, or block by block, scored by teacher and critic."""
 
     options: DmdOptions
+    guidance: Guidance
     schedule: NoiseSchedule
     scheduler: WindowScheduler
     anchors: DualAnchorCache
@@ -114,10 +116,9 @@ class Dmd:
         """Compare what critic and guided teacher take the noised clip for."""
         given, plan = conditions_of(batch), bidirectional(clip.shape[1])
         critic = predict_clean(networks[CRITIC], noisy, sigma, given, plan)
-        teacher = predict_clean(networks[TEACHER], noisy, sigma, given, plan)
-        if self.options.guidance_weight != 1:
-            blind = predict_clean(networks[TEACHER], noisy, sigma, given.silent(), plan)
-            teacher = guided(blind, teacher, self.options.guidance_weight)
+        teacher = self.guidance(
+            lambda told: predict_clean(networks[TEACHER], noisy, sigma, told, plan), given
+        )
         return matching_gradient(clip, critic, teacher)
 
     def _critic(self, turn: Turn, networks: Networks, batch: Batch, clip: Tensor) -> Losses:

@@ -17,6 +17,7 @@ from af_core.plugins import BuildContext
 from af_core.plugins.builtin.loading import seeded, shape_of
 
 from af_train.backfill import BackfillConfig
+from af_train.data.encoders import open_clips
 from af_train.data.toon_latents import LatentPool, make_shards
 from af_train.data.toon_source import ToonSource
 from af_train.metrics.readers import load_readers
@@ -34,6 +35,8 @@ class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True):
     """Preset or pipeline file that is distilled."""
     settings: tuple[str, ...] = ()
     """Settings of the pipeline, such as ``anchor_cache.temporal_budget=2``."""
+    data: str | None = None
+    """Folder of clips that ``af-train prepare`` made; without it the toon world is drawn."""
     num_clips: int = 4096
     """Clips of 81 frames; made in the directory's ``latents`` unless they are there."""
     liveliness: float = 1.0
@@ -89,23 +92,33 @@ def _regression(learning_rate: float) -> RoleConfig:
 
 
 def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Distillation:
-    """Return the chain of a pipeline; clips that are missing are made first."""
+    """Return the chain of a pipeline, over prepared clips or over those of the toon world."""
     pipeline = open_pipeline(recipe.preset, parse_overrides([*recipe.settings]))
     built = build_stages(pipeline, "cpu")
-    folder = directory / "latents"
+    config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
+    if recipe.data is None:
+        source = _toon_world(directory / "latents", recipe, built, world)
+    else:
+        source = open_clips(Path(recipe.data), pipeline, built, recipe.num_frames)
+    context = BuildContext(pipeline.geometry, stages=built)
+    is_judged = recipe.gate != "off" and recipe.data is None  # its readers know drawn faces only
+    gate = _gate(built, recipe) if is_judged else None
+    make = partial(fresh_network, config)
+    shipped = built["denoiser"].state_dict if pipeline.stages["denoiser"].config.weights else None
+    return Distillation(directory, context, make, source, recipe, world, gate, shipped)
+
+
+def _toon_world(
+    folder: Path, recipe: ToonDistillRecipe, built: Mapping[str, Any], world: World
+) -> ToonSource:
+    """Return the clips of the toon world; those that are missing are made first."""
     if world.leads:
         for _ in make_shards(
             built["image_encoder"].vae, folder, range(recipe.num_clips), recipe.liveliness
         ):
             pass
     world.wait()
-    config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
-    source = ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
-    context = BuildContext(pipeline.geometry, stages=built)
-    gate = None if recipe.gate == "off" else _gate(built, recipe)
-    make = partial(fresh_network, config)
-    shipped = built["denoiser"].state_dict() if pipeline.stages["denoiser"].config.weights else None
-    return Distillation(directory, context, make, source, recipe, world, gate, shipped)
+    return ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
 
 
 def _gate(stages: Mapping[str, Any], recipe: ToonDistillRecipe) -> TeacherGate:
