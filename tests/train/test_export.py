@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import msgspec
 import pytest
 import tiny_training as t
 import torch
@@ -10,6 +11,7 @@ from af_core.errors import ConfigError, WeightsError
 from af_core.pipeline import load
 from af_core.weights.files import read_metadata, read_tensors, write_tensors
 from af_train import checkpoints, cli
+from af_train.adapters import AdapterConfig
 from af_train.export import NothingToExportError, export_trained, find_trained
 from af_train.recipes.lamp import lamp_chain, lamp_recipe
 from af_train.recipes.settings import with_settings
@@ -88,6 +90,23 @@ def test_what_cannot_be_exported_is_named(run, tmp_path):
     with pytest.raises(ConfigError, match=r"\.safetensors; give such"):
         export_trained(find_trained(run.directory), tmp_path / "a.pt")
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_checkpoint_of_an_adapter_is_merged_into_what_it_stands_on(tmp_path):
+    pytest.importorskip("peft")
+    adapter = AdapterConfig(rank=2, alpha=4.0, targets=("q", "ffn.0"), fully=("patch_embedding",))
+    rate = msgspec.structs.replace(RATE, adapter=adapter)
+    made = t.trainer(tmp_path / "ode", "ode-regression", rate, steps=2, save_every=2)
+    write_tensors(tmp_path / "base.safetensors", t.networks("student")["student"].state_dict())
+    made.fit()
+    with pytest.raises(NothingToExportError, match="--base"):
+        find_trained(tmp_path / "ode")
+    found = find_trained(tmp_path / "ode", base=tmp_path / "base.safetensors").tensors
+    assert same(found, made.roles["student"].weights())
+    assert not same(found, read_tensors(tmp_path / "base.safetensors"))
+    write_tensors(tmp_path / "dmd.safetensors", found)
+    with pytest.raises(NothingToExportError, match="no adapter"):
+        find_trained(tmp_path / "dmd.safetensors", base=tmp_path / "base.safetensors")
 
 
 def test_a_checkpoint_that_would_run_code_is_not_read(run, tmp_path):

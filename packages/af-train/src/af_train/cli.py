@@ -157,6 +157,9 @@ def export(
     average: Annotated[
         bool, typer.Option(help="Of a checkpoint: averaged weights, where there are any.")
     ] = True,
+    base: Annotated[
+        Path | None, typer.Option(help="Of a checkpoint of an adapter: what it stands on.")
+    ] = None,
     metrics: Annotated[
         Path | None, typer.Option(help="JSON of `evaluate` or `measure`, for header and card.")
     ] = None,
@@ -184,6 +187,7 @@ def export(
             output,
             role=role,
             averaged=average,
+            base=base,
             half=half,
             metrics=metrics,
             check=verify,

@@ -13,6 +13,7 @@ from af_core.weights.files import read_metadata, read_tensors, write_tensors
 from torch import Tensor
 
 from af_train import checkpoints
+from af_train.adapters import AdapterConfig, merged
 from af_train.journal import read_run
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER
 from af_train.recipes.distill import RECIPE
@@ -63,12 +64,39 @@ class Exported(msgspec.Struct, frozen=True):
     """The model card beside the file."""
 
 
-def find_trained(source: Path, role: str | None = None, *, averaged: bool = True) -> Trained:
+def find_trained(
+    source: Path, role: str | None = None, *, averaged: bool = True, base: Path | None = None
+) -> Trained:
     """Return the weights of a run, of one of its stages, of a checkpoint or of a stage's file.
 
     Of a run, those of the last student that there is: a finished stage's file, or else its newest
-    checkpoint.
+    checkpoint. ``base`` has the weights that a checkpoint of an adapter stands on; they are merged.
     """
+    found = _found(source, role, averaged)
+    adapter = {name for name in found.tensors if ".lora_" in name}
+    if not adapter and base is None:
+        return found
+    return attrs.evolve(found, tensors=_on_base(found, adapter, base))
+
+
+def _on_base(found: Trained, adapter: set[str], base: Path | None) -> dict[str, Tensor]:
+    """Return the weights of an adapter merged into what it stands on."""
+    run = read_run((found.directory or Path()) / found.stage)
+    options = run.settings["roles"][found.role].get("adapter") if run else None
+    if not adapter or options is None:
+        holds = "an adapter whose run.json is gone" if adapter else "no adapter"
+        raise NothingToExportError(
+            f"{found.origin} holds {holds}; --base goes with checkpoints of adapters."
+        )
+    if base is None:
+        raise NothingToExportError(
+            f"{found.origin} holds an adapter alone: name the weights it stands on with --base, "
+            f"those that the stage {found.stage} began with, or wait for {found.stage}.safetensors."
+        )
+    return merged({**read_tensors(base), **found.tensors}, msgspec.convert(options, AdapterConfig))
+
+
+def _found(source: Path, role: str | None, averaged: bool) -> Trained:
     if source.is_file():
         return _file(source, role)
     if (source / "about.json").is_file():

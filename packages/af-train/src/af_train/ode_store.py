@@ -46,6 +46,10 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clips_per_shard: int
     frames: tuple[int, ...]
     """Shape of a clip, [f, c, h, w]."""
+    text_guidance_weight: float | None = None
+    """Weight of the prompt; None: as ``guidance_weight``, in one pass."""
+    negative_prompt: str | None = None
+    """What was read where there was no prompt; None: zeros."""
 
     @property
     def num_shards(self) -> int:

@@ -16,9 +16,14 @@ import msgspec
 import torch
 from af_core.errors import AvatarForcingError, ConfigError
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 
 from af_train import checkpoints
+from af_train.adapters import AdapterConfig, adapt, merged
 from af_train.batches import Source
 from af_train.draws import sample_seeds, shared
 from af_train.journal import Journal
@@ -45,6 +50,8 @@ class RoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Decay of the moving average of the weights; None keeps none."""
     average_from: int = 0
     """Updates before the average begins, as a copy."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter in place of the network's own weights."""
 
 
 class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +95,7 @@ class Role:
 
     def follow(self) -> None:
         """Move the average after an update; begin it when its time has come."""
-        decay, named = self.config.average, dict(self.network.named_parameters())
+        decay, named = self.config.average, self.moving()
         if decay is None or self.updates < self.config.average_from:
             return
         with torch.no_grad():
@@ -96,6 +103,10 @@ class Role:
                 self.average = {name: p.detach().clone() for name, p in named.items()}
             for name, value in self.average.items():
                 value.lerp_(named[name], 1 - decay)
+
+    def moving(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are trained."""
+        return {n: p for n, p in self.network.named_parameters() if p.requires_grad}
 
     def rate(self, progress_steps: int, steps: int) -> float:
         """Return the learning rate: warm-up counts updates, the cosine counts steps."""
@@ -105,7 +116,12 @@ class Role:
         return c.learning_rate * warm * factor
 
     def weights(self) -> dict[str, Tensor]:
-        """Return what is to be used: averaged parameters if there are any, whole, on the CPU."""
+        """Return what is to be used, whole, on the CPU: averaged if there is an average, merged."""
+        state, adapter = self.unmerged(), self.config.adapter
+        return state if adapter is None else merged(state, adapter)
+
+    def unmerged(self) -> dict[str, Tensor]:
+        """Return the same with an adapter apart, if there is one."""
         averaged = {name: whole(value).cpu() for name, value in (self.average or {}).items()}
         return whole_weights(self.network) | averaged
 
@@ -127,6 +143,9 @@ class Trainer:
         _require_roles(objective, networks, config)
         for name in objective.frozen:
             networks[name].eval().requires_grad_(False)
+        for name in objective.roles:
+            if (adapter := config.roles[name].adapter) is not None:
+                adapt(networks[name], adapter, config.seed)
         self.networks = {
             name: shard(network, self.world, config.precision) for name, network in networks.items()
         }
@@ -272,8 +291,7 @@ class Trainer:
             role.updates = about.updates[name]
             begun = role.config.average is not None and role.updates >= role.config.average_from
             if begun and role.updates:
-                named = role.network.named_parameters()
-                role.average = {n: p.detach().clone() for n, p in named}
+                role.average = {n: p.detach().clone() for n, p in role.moving().items()}
         state = self._state()
         checkpoints.read(path, state, self.world)
         for name, role in self.roles.items():
@@ -283,6 +301,7 @@ class Trainer:
                 role.optimiser,
                 model_state_dict=part["network"],
                 optim_state_dict=part["optimiser"],
+                options=_options(role),
             )
         self.step = about.step
 
@@ -290,11 +309,19 @@ class Trainer:
         """Return the tensors of a checkpoint, as they lie in this process."""
         state = {}
         for name, role in self.roles.items():
-            network, optimiser = get_state_dict(role.network, role.optimiser)
+            network, optimiser = get_state_dict(
+                role.network, role.optimiser, options=_options(role)
+            )
             state[name] = {"network": network, "optimiser": optimiser}
             if role.average is not None:
                 state[name]["average"] = role.average
         return state
+
+
+def _options(role: Role) -> StateDictOptions:
+    """Leave what an adapter stands on out of checkpoints: the stage began with it."""
+    adapted = role.config.adapter is not None
+    return StateDictOptions(ignore_frozen_params=adapted, strict=not adapted)
 
 
 @attrs.define

@@ -19,6 +19,7 @@ def export_weights(
     *,
     role: str | None,
     averaged: bool,
+    base: Path | None,
     half: bool,
     metrics: Path | None,
     check: bool,
@@ -27,7 +28,7 @@ def export_weights(
     console: Console,
 ) -> None:
     """Write, verify if wanted, and say what was written."""
-    trained = find_trained(source, role, averaged=averaged)
+    trained = find_trained(source, role, averaged=averaged, base=base)
     name = _preset(trained, preset) if check else ""
     made = export_trained(
         trained, path, dtype=torch.float16 if half else torch.float32, metrics=metrics

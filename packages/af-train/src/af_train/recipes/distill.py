@@ -16,7 +16,8 @@ from af_core.weights.files import load, write_tensors
 from torch import Tensor
 
 from af_train.backfill import Backfill, BackfillConfig, weights_hash
-from af_train.batches import Batch, Source
+from af_train.batches import Batch, Source, Weighted
+from af_train.guidance import encoded_prompt
 from af_train.loop import progress_bar
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
 from af_train.ode_store import TrajectoryStore
@@ -83,8 +84,11 @@ class Distillation:
     world: World = attrs.field(factory=World)
     gate: Callable[[Any], Verdict] | None = None
     """Judges the teacher before trajectories are made; None lets any pass."""
-    shipped: Mapping[str, Tensor] | None = None
-    """Weights of the preset that is distilled, if it has any."""
+    shipped: Callable[[], Mapping[str, Tensor]] | None = None
+    """Reads the weights of the preset that is distilled, if it has any."""
+
+    emphasis: Tensor | None = None
+    """How much each element of a latent frame counts, ``[c or 1, h, w]``; None: all alike."""
 
     def weights(self, stage: str) -> Path:
         """Return the file that a stage leaves."""
@@ -99,9 +103,7 @@ class Distillation:
         teacher = self._network("teacher").eval()
         self._judge(teacher)
         teacher = teacher.to(self.world.device)
-        stages, config = self.context.stages, self.recipe.backfill
-        size = self.context.geometry.block_latents
-        job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
+        job, config = self._sampling(teacher), self.recipe.backfill
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             total = config.num_clips // self.world.size
@@ -145,6 +147,8 @@ class Distillation:
             shift=c.shift,
             num_steps=c.num_steps,
             guidance_weight=c.guidance_weight,
+            text_guidance_weight=c.text_guidance_weight,
+            negative_prompt=c.negative_prompt,
         )
         return self._train("ode", self.recipe.ode, {STUDENT: "teacher"}, store)
 
@@ -186,7 +190,12 @@ class Distillation:
         if recipe.begin is not None:
             self._begin(networks[objective.roles[0]], recipe.begin)
         trainer = Trainer(
-            objective, networks, source, recipe.trainer, self.directory / stage, self.world
+            objective,
+            networks,
+            self._weighted(source),
+            recipe.trainer,
+            self.directory / stage,
+            self.world,
         )
         self._note()
         trainer.fit(self._sampler(stage, trainer))
@@ -235,9 +244,20 @@ class Distillation:
         """Return a clip as this role makes it: streamed, or by the steps of a trajectory."""
         if role != TEACHER:
             return streamed(network, self.context, batch)
-        anchors, size = self.context.stages["anchor_cache"], self.context.geometry.block_latents
-        job = Backfill(network, self.source, self._ladder(), self.recipe.backfill, anchors, size)
-        return job.states(batch)[:, -1]
+        return self._sampling(network).states(batch)[:, -1]
+
+    def _sampling(self, teacher: Any) -> Backfill:
+        """Return what draws a teacher's trajectories."""
+        config = self.recipe.backfill
+        return Backfill(
+            teacher,
+            self.source,
+            self._ladder(),
+            config,
+            self.context.stages["anchor_cache"],
+            self.context.geometry.block_latents,
+            encoded_prompt(self.context, config.negative_prompt),
+        )
 
     def _begin(self, network: Any, where: str) -> None:
         """Fill a network from a file, or with the weights that the preset comes with."""
@@ -246,7 +266,10 @@ class Distillation:
         elif self.shipped is None:
             raise ConfigError("begin=shipped: this pipeline comes without weights. Name a file.")
         else:
-            network.load_state_dict(self.shipped)
+            network.load_state_dict(self.shipped())
+
+    def _weighted(self, source: Source) -> Source:
+        return source if self.emphasis is None else Weighted(source, self.emphasis)
 
     def _network(self, stage: str) -> Any:
         path = self.weights(stage)
