@@ -49,12 +49,15 @@ def home(tmp_path_factory):
         path.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AF_CACHE", str(folder / "cache"))
-        _write_clips(folder, tiny.pipeline(folder))
+        preset = tiny.pipeline(folder)
+        _write_clips(folder / "clips", preset, folder / "weights")
+        unrevised = "audio_encoder.revised_frames=0"
+        _write_clips(folder / "live", preset, folder / "weights", unrevised)
         yield folder
 
 
-def _write_clips(folder, preset):
-    pipeline = open_pipeline(preset, parse_overrides([f"weights_dir={folder / 'weights'}"]))
+def _write_clips(folder, preset, weights, *more):
+    pipeline = open_pipeline(preset, parse_overrides([f"weights_dir={weights}", *more]))
     encoders = Encoders.of(pipeline)
     header = ClipHeader(
         **encoders.identity(), fit="crop", clip_latents=LATENTS, latent=(16, 4, 6),
@@ -62,7 +65,7 @@ def _write_clips(folder, preset):
         recordings="none",
     )  # fmt: skip
     g = torch.Generator().manual_seed(0)
-    (folder / "clips").mkdir()
+    folder.mkdir()
     clips = [
         {
             "latents": torch.randn(1 + LATENTS, 16, 4, 6, generator=g).half(),
@@ -72,9 +75,9 @@ def _write_clips(folder, preset):
         }
         for _ in range(CLIPS)
     ]
-    write_shard(folder / "clips", 0, 0, header, clips)
+    write_shard(folder, 0, 0, header, clips)
     note = Note(FORMAT, header, (Outcome("x.mp4", "used", CLIPS, 9.0),), (CLIPS,))
-    write_note(folder / "clips", 0, note)
+    write_note(folder, 0, note)
 
 
 def small(home, *stages):
@@ -128,9 +131,8 @@ def test_the_papers_chain_runs_from_published_files_and_prepared_clips(home, tmp
 
 def test_live_avatars_chain_runs_over_a_noisy_history(home, tmp_path):
     family, _ = find("liveavatar")
-    stream = [s for s in family.recipe().settings if not s.startswith("geometry")]
-    settings = [*small(home, "teacher", "forcing", "dmd"), "num_frames=6",
-                f"settings={json.dumps([*stream, 'geometry.block_latents=3'])}"]  # fmt: skip
+    told = small(home, "teacher", "forcing", "dmd")
+    settings = [*told, "num_frames=6", f"data={home / 'live'}"]
     chain = family.chain(tmp_path, with_settings(family.recipe(), settings), World())
     assert chain.chain.context.stages["anchor_cache"].config.history == "noisy"
     assert len(chain.chain.context.stages["window_scheduler"].timesteps) == 4

@@ -18,6 +18,7 @@ from af_core.models.causal_wan import CausalWan
 from af_core.models.wan_config import CausalWanConfig
 from af_core.plugins import BuildContext
 from af_core.plugins.builtin.loading import shape_of
+from rich.filesize import decimal
 from rich.table import Table
 
 from af_train.adapters import AdapterConfig
@@ -32,6 +33,7 @@ from af_train.recipes.toon_distill import ToonDistillRecipe
 from af_train.trainer import RoleConfig, TrainerConfig
 
 _FLOAT = 4
+_COLUMNS = ("stage", "objective", "steps", "samples", "networks: what moves", "memory")
 _FROZEN = {"dmd": ("teacher",), "self-forcing": ("teacher",)}
 """Roles that are held beside those that are trained."""
 
@@ -155,7 +157,7 @@ def _stage(
         stage.objective,
         t.steps,
         world.size * t.accumulate * t.batch_size,
-        f"{world.size} processes x {t.accumulate} x {t.batch_size}",
+        f"{world.size} process{'es' * (world.size > 1)} x {t.accumulate} x {t.batch_size}",
         tuple(roles),
         held,
         str(path),
@@ -225,9 +227,7 @@ def _pipeline(recipe: Any) -> tuple[CausalWanConfig, Geometry, list[str]]:
 def _missing(recipe: Any, family: Family, chosen: Sequence[str], directory: Path) -> list[str]:
     found = []
     if isinstance(recipe, PublishedRecipe) and recipe.data is None:
-        found.append(
-            f"data: --set data=FOLDER; `af-train prepare --preset {recipe.preset}` makes it"
-        )
+        found.append(f"data: --set data=FOLDER, which `{recipe.preparation}` fills")
     adapted = any(
         role.adapter is not None
         for name in chosen
@@ -247,16 +247,16 @@ def _missing(recipe: Any, family: Family, chosen: Sequence[str], directory: Path
 def table(plan: DryRun) -> Table:
     """Return a plan for people."""
     title = f"{plan.recipe}: {plan.network}; {plan.clip}"
-    made = Table("stage", "trains", "steps", "samples", "networks", "GiB", title=title)
+    made = Table(*_COLUMNS, title=title)
     for s in plan.stages:
         networks = "\n".join(
             f"{r.role} {_count(r.trained)} of {_count(r.parameters)}"
             + ("" if r.learning_rate is None else f", rate {r.learning_rate:g}")
             for r in s.roles
         )
-        state = f"{s.stage}\n[dim]{'done' if s.done else ''}[/dim]"
-        size = f"{s.memory_bytes / 2**30:.1f}"
-        made.add_row(state, s.what, f"{s.steps:,}", f"{s.samples:,}\n{s.split}", networks, size)
+        state = f"{s.stage}\n[dim]done[/dim]" if s.done else s.stage
+        memory = decimal(s.memory_bytes)
+        made.add_row(state, s.what, f"{s.steps:,}", f"{s.samples:,}\n{s.split}", networks, memory)
     return made
 
 

@@ -50,6 +50,13 @@ class PublishedRecipe(ChainRecipe, frozen=True, forbid_unknown_fields=True, kw_o
         folder = [] if self.weights is None else [f"weights_dir={self.weights}"]
         return [*folder, *self.settings]
 
+    @property
+    def preparation(self) -> str:
+        """Return the command that prepares recordings for this recipe."""
+        heard = [s for s in self.overrides if s.startswith(("weights_dir", "audio_", "image_"))]
+        told = "".join(f" --set {setting}" for setting in heard)
+        return f"af-train prepare VIDEOS -o FOLDER --preset {self.preset}{told}"
+
 
 RecipeT = TypeVar("RecipeT", bound=PublishedRecipe)
 
@@ -58,8 +65,8 @@ def published_chain(directory: Path, recipe: PublishedRecipe, world: World) -> D
     """Return the chain of a recipe in a directory; the preset's denoiser is read when asked for."""
     if recipe.data is None:
         raise ConfigError(
-            "This recipe learns from recordings: `af-train prepare VIDEOS -o FOLDER --preset "
-            f"{recipe.preset}` prepares them, --set data=FOLDER names them."
+            f"This recipe learns from recordings: `{recipe.preparation}` prepares them, "
+            "--set data=FOLDER names them."
         )
     pipeline = open_pipeline(recipe.preset, parse_overrides(recipe.overrides))
     others = {name: stage for name, stage in pipeline.stages.items() if name != "denoiser"}
