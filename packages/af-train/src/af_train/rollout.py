@@ -37,7 +37,8 @@ class Rollout:
     def backward(self, field: Tensor, first: int = 0) -> None:
         """Accumulate d<clip, field>/d weights, window by window; ``field`` is shaped as the clip.
 
-        Windows that end before frame ``first``, where the field is 0, are not run. If the field is dL/dclip, this is the gradient of L (vector-Jacobian products add up).
+        Windows that end before frame ``first``, where the field is 0, are not run. If the field is
+        dL/dclip, this is the gradient of L (vector-Jacobian products add up).
         """
         for window, clean in self.again(first):
             (clean * field[:, window.frames]).sum().backward()
