@@ -24,8 +24,13 @@ from af_train.levels import per_frame, score_sigmas
 from af_train.masks import bidirectional
 from af_train.networks import Networks, predict_clean, predict_velocity
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Losses, Turn
-from af_train.objectives.matching import flow_loss, gradient_field, matching_gradient
-from af_train.objectives.needs import conditions_of, num_blocks
+from af_train.objectives.matching import (
+    flow_loss,
+    gradient_field,
+    level_weights,
+    matching_gradient,
+)
+from af_train.objectives.needs import conditions_of, element_weights, num_blocks
 from af_train.objectives.options import DmdOptions
 from af_train.reencode import Reencoder
 from af_train.rollout import Rollout, roll_out, self_forcing
@@ -161,7 +166,9 @@ class Dmd:
         given, plan = conditions_of(batch), bidirectional(noisy.shape[1])
         velocity = predict_velocity(networks[CRITIC], noisy, sigma, given, plan)
         frames = self._scored(clip)
-        loss = flow_loss(velocity[:, frames], clip[:, frames], noise[:, frames])
+        level = per_frame(sigma[:, frames], clip)
+        weights = level_weights(level, self.options.errors_of) * element_weights(batch)
+        loss = flow_loss(velocity[:, frames], clip[:, frames], noise[:, frames], weights)
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 

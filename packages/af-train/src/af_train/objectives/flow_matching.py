@@ -18,8 +18,8 @@ from af_train.levels import logit_normal, per_frame, shifted
 from af_train.masks import bidirectional, block_causal
 from af_train.networks import Conditions, Networks, predict_velocity
 from af_train.objectives.contract import Losses, Turn
-from af_train.objectives.matching import flow_loss
-from af_train.objectives.needs import clip_of, num_blocks
+from af_train.objectives.matching import flow_loss, level_weights
+from af_train.objectives.needs import clip_of, element_weights, num_blocks
 from af_train.objectives.options import FlowMatchingOptions
 
 
@@ -57,7 +57,8 @@ class FlowMatching:
             dropped(self.options, batch, self.negative),
         )
         velocity = predict_velocity(networks[turn.role], noisy, sigma, given, plan)
-        loss = flow_loss(velocity, clean, noise)
+        weights = level_weights(level, self.options.errors_of) * element_weights(batch)
+        loss = flow_loss(velocity, clean, noise, weights)
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 

@@ -6,6 +6,8 @@ import msgspec
 from af_core.errors import ConfigError
 from af_core.plugins import BuildContext
 
+ErrorsOf = Literal["velocity", "clean"]
+
 
 class FlowMatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The bidirectional teacher: one level for the whole clip, everything sees everything."""
@@ -18,6 +20,9 @@ class FlowMatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Law of the level before the shift."""
     lowest: float = 0.0
     """No level is cleaner than this; above 0 for networks that predict x0."""
+    errors_of: ErrorsOf = "velocity"
+    """What is compared: velocities, as published, or clean estimates, for networks that predict
+    x_0 (``matching.level_weights``)."""
     audio_dropout: float = 0.15
     """Share of samples that hear nothing, for guidance; rows of zeros."""
     text_dropout: float = 0.1
@@ -99,6 +104,8 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the portrait; None scores all. What teacher and critic were trained for: 5 of the published."""
     least_blocks: int | None = None
     """Blocks of the shortest roll-out, drawn from there to what a batch has; None takes all."""
+    errors_of: ErrorsOf = "velocity"
+    """What the critic's loss compares, as for its teacher."""
     skip_blocks: int = 0
     """Leading blocks of a clip that are not scored."""
 

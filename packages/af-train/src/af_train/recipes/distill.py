@@ -17,7 +17,7 @@ from torch import Tensor
 
 from af_train.adapters import merged, trained
 from af_train.backfill import Backfill, BackfillConfig, weights_hash
-from af_train.batches import Batch, Source
+from af_train.batches import Batch, Source, Weighted
 from af_train.guidance import encoded_prompt
 from af_train.loop import progress_bar
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
@@ -93,6 +93,9 @@ class Distillation:
     """Judges the teacher before trajectories are made; None lets any pass."""
     shipped: Callable[[], Mapping[str, Tensor]] | None = None
     """Reads the weights of the preset that is distilled, if it has any."""
+
+    emphasis: Tensor | None = None
+    """How much each element of a latent frame counts, ``[c or 1, h, w]``; None: all alike."""
 
     def weights(self, stage: str) -> Path:
         """Return the file that a stage leaves."""
@@ -201,7 +204,12 @@ class Distillation:
         if recipe.begin is not None:
             self._begin(networks[objective.roles[0]], recipe.begin)
         trainer = Trainer(
-            objective, networks, source, recipe.trainer, self.directory / stage, self.world
+            objective,
+            networks,
+            self._weighted(source),
+            recipe.trainer,
+            self.directory / stage,
+            self.world,
         )
         self._note()
         trainer.fit(self._sampler(stage, trainer))
@@ -280,6 +288,9 @@ class Distillation:
             raise ConfigError("begin=shipped: this pipeline comes without weights. Name a file.")
         else:
             network.load_state_dict(self.shipped())
+
+    def _weighted(self, source: Source) -> Source:
+        return source if self.emphasis is None else Weighted(source, self.emphasis)
 
     def _network(self, stage: str) -> Any:
         path = self.weights(stage)

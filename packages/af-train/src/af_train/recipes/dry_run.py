@@ -91,8 +91,11 @@ def dry_run(
     told = []
     for name in chosen:
         part = getattr(recipe, name)
-        made = _backfill if isinstance(part, BackfillConfig) else _stage
-        told.append(made(name, part, config, geometry, frames, directory, world))
+        size = config, geometry, frames, directory, world
+        if isinstance(part, BackfillConfig):
+            told.append(_backfill(name, part, *size))
+        else:
+            told.append(_stage(name, part, *size))
     return DryRun(
         family.name if stage is None else f"{family.name}_{stage}",
         world.size,
