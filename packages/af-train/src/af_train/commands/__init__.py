@@ -1,0 +1,1 @@
+"""Sub-commands of ``af-train`` that are files of their own."""
