@@ -17,7 +17,7 @@ from torch import Tensor
 
 from af_train.ablation.lamp_scores import MORE, NAMES, statistics
 from af_train.ablation.paper import OURS, cell_name
-from af_train.ablation.rows import Row, Study, moments_within
+from af_train.ablation.rows import NOT_YET, Missing, Row, Study, moments_within
 from af_train.ablation.students import FULL, Student, StudentShop
 from af_train.ablation.teacher_stream import teacher_stream
 from af_train.batches import Batch
@@ -123,15 +123,24 @@ class LampStudy:
         seeds = sample_seeds(0, 0, "ablation", range(num_clips or self.num_clips))
         return LanternWorld(self.num_latents + _SPARE).draw(seeds)
 
+    def shop(self, seed: int) -> StudentShop:
+        """Return the students of a seed."""
+        return StudentShop(self.directory / f"seed-{seed}", self.recipe(seed))
+
+    def is_trained(self, variant: Variant) -> bool:
+        """Whether a row's students are there, those of all seeds."""
+        shops = [self.shop(seed) for seed in range(self.num_seeds)]
+        return all(shop.path(variant.student).exists() for shop in shops)
+
     def made(self, seed: int, variant: Variant) -> tuple[Tensor, float]:
         """Return the frames ``[clip, f, 3, 2, 2]`` of a row and its seconds a video frame.
 
         They are made now unless they lie on disk; so is the student.
         """
-        folder = self.directory / f"seed-{seed}"
-        path = folder / "streams" / f"{variant.name}.safetensors"
+        shop = self.shop(seed)
+        path = shop.directory / "streams" / f"{variant.name}.safetensors"
         if not path.exists():
-            weights = StudentShop(folder, self.recipe(seed)).weights(variant.student)
+            weights = shop.weights(variant.student)
             path.parent.mkdir(parents=True, exist_ok=True)
             frames, latency = self._stream(weights, variant)
             write_tensors(path, {"frames": frames, "latency_s": torch.tensor(latency)})
@@ -205,15 +214,26 @@ _SHOWN = 6
 
 
 def lamp_study(
-    lamp: LampStudy, wanted: Sequence[str], progress: Callable[[str], None] = lambda name: None
+    lamp: LampStudy,
+    wanted: Sequence[str],
+    progress: Callable[[str], None] = lambda name: None,
+    *,
+    train: bool = True,
 ) -> Study:
-    """Train, stream and measure the rows of some tables; what is on disk is not done again."""
+    """Train, stream and measure the rows of some tables; what is on disk is not done again.
+
+    Without ``train``, rows whose students are not there yet are missing.
+    """
     tables = variants()
     true = lamp.batch().clip
     assert true is not None
     true = true[:, : lamp.num_latents]
-    rows, moments = {}, moments_within(lamp.seconds)
+    rows: dict[Variant, Row | Missing] = {}
+    moments = moments_within(lamp.seconds)
     for variant in each_once(tables, wanted):
+        if not (train or lamp.is_trained(variant)):
+            rows[variant] = Missing(variant.of, variant.label, NOT_YET)
+            continue
         streams = []
         for seed in range(lamp.num_seeds):
             streams.append(lamp.made(seed, variant))

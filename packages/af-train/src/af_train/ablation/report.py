@@ -151,9 +151,9 @@ def _section(study: Study, name: str, found: Sequence[Finding], directory: Path)
 
 
 def _plot(study: Study, rows: Sequence[Row], path: Path) -> bool:
-    names = {**study.names, **study.more}
+    names = {**study.more, **HEADS}
     panels = {
-        names.get(track, track): {_short(row): row.tracks[track] for row in rows}
+        names[track]: {_short(row): row.tracks[track] for row in rows}
         for track in rows[0].tracks
         if rows[0].tracks[track].times_s
     }

@@ -8,6 +8,7 @@ import attrs
 from af_train.ablation.verdicts import Statistic
 from af_train.plots import Curve
 
+NOT_YET = "It has not been run to the end; the same command without --report-only does."
 _MOMENTS_S = (1, 20, 40, 60)
 
 

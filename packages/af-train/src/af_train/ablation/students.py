@@ -59,8 +59,20 @@ class StudentShop:
     recipe: DistillRecipe
     """Of this seed."""
 
+    def path(self, student: Student) -> Path:
+        """Return the file of a student, which is there when it is trained."""
+        base = self.directory / "base"
+        return {
+            "teacher": base / "teacher.safetensors",
+            "ode": base / "ode.safetensors",
+            "causal_ode": self.directory / "causal_ode" / "ode.safetensors",
+            "dmd": self.directory / student.name / "dmd.safetensors",
+        }[student.trained]
+
     def weights(self, student: Student) -> Path:
         """Return a student's file; trains what is missing, going on where it was stopped."""
+        if (path := self.path(student)).exists():
+            return path
         if student.trained == "causal_ode":
             return self._causal_ode()
         base = self._chain(self.directory / "base", lantern_context(1, RUNGS), self.recipe)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from af_train.ablation.paper import OURS, TABLES, cell_name
-from af_train.ablation.rows import Missing, Row, Study, moments_within
+from af_train.ablation.rows import NOT_YET, Missing, Row, Study, moments_within
 from af_train.ablation.verdicts import Means, Statistic
 from af_train.benchmark.clips import ClipFolder
 from af_train.benchmark.report import tracks
@@ -152,9 +152,16 @@ class ToonStudy:
 
 
 def toon_study(
-    toon: ToonStudy, wanted: Sequence[str], progress: Callable[[str], None] = lambda name: None
+    toon: ToonStudy,
+    wanted: Sequence[str],
+    progress: Callable[[str], None] = lambda name: None,
+    *,
+    stream: bool = True,
 ) -> Study:
-    """Stream and measure the rows of some tables; clips that have numbers are not done again."""
+    """Stream and measure the rows of some tables; clips that have numbers are not done again.
+
+    Without ``stream``, rows that lack clips are missing.
+    """
     tables = variants()
     rows: dict[Variant, Row | Missing] = {}
     for variant in dict.fromkeys(v for name in wanted for v in tables[name]):
@@ -163,6 +170,9 @@ def toon_study(
             rows[variant] = Missing(variant.of, variant.label, why)
             continue
         job = toon.job(variant)
+        if not stream and job.pending():
+            rows[variant] = Missing(variant.of, variant.label, NOT_YET)
+            continue
         for record in job.measure(job.pending()):
             progress(f"{variant.label}: clip {record.number}")
         rows[variant] = _row(toon, variant, job)

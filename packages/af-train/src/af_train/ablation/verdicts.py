@@ -13,6 +13,7 @@ With few seeds the interval is wide or narrow by luck; how many there were stand
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import attrs
@@ -33,6 +34,7 @@ class Means:
     """A number for every clip: ``[seed, clip]``."""
 
     values: Array
+    num_resamples: int = 1000
 
     def under(self, weights: Array) -> float:
         """Return the mean under weights ``[seed, clip]``."""
@@ -45,6 +47,7 @@ class Frechet:
 
     made: "Moments"
     true: "Moments"
+    num_resamples: int = 200
 
     def under(self, weights: Array) -> float:
         """Return the Frechet distance if clips counted so often."""
@@ -114,21 +117,20 @@ def resamples(num_seeds: int, num_clips: int, count: int, seed: int = 0) -> Arra
     return (seeds[:, :, None] * clips[:, None, :]).astype(np.float64)
 
 
-def estimate(statistic: Statistic, count: int = 1000) -> Estimate:
-    """Return a row's number with its interval."""
-    return _spread(statistic.under, statistic, count)
+@lru_cache(maxsize=1024)
+def estimate(statistic: Statistic) -> Estimate:
+    """Return a row's number with its interval; computed once, a row stands in several tables."""
+    return _spread(statistic.under, statistic)
 
 
-def decide(
-    first: Statistic, second: Statistic, *, higher_is_better: bool, count: int = 1000
-) -> Decision:
+def decide(first: Statistic, second: Statistic, *, higher_is_better: bool) -> Decision:
     """Judge the claim that ``first`` is better than ``second`` by the rule above."""
     sign = 1 if higher_is_better else -1
 
     def advantage(weights: Array) -> float:
         return sign * (first.under(weights) - second.under(weights))
 
-    found = _spread(advantage, first, count)
+    found = _spread(advantage, first)
     whole = np.ones(first.values.shape)
     larger = max(abs(first.under(whole)), abs(second.under(whole)))
     return Decision(judge(found, NEGLIGIBLE * larger), found)
@@ -152,8 +154,8 @@ def tally(decisions: Sequence[Decision]) -> dict[Verdict, int]:
     return found
 
 
-def _spread(of: Callable[[Array], float], like: Statistic, count: int) -> Estimate:
+def _spread(of: Callable[[Array], float], like: Statistic) -> Estimate:
     shape = like.values.shape
-    drawn = [of(weights) for weights in resamples(shape[0], shape[1], count)]
+    drawn = [of(weights) for weights in resamples(shape[0], shape[1], like.num_resamples)]
     low, high = np.percentile(drawn, _TAILS)
     return Estimate(of(np.ones(shape)), float(low), float(high))

@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress, TaskID
+
+    from af_train.ablation.lamp import LampStudy
     from af_train.ablation.rows import Study
+    from af_train.ablation.toon import ToonStudy
+    from af_train.recipes.distill import DistillRecipe
 
 _console = Console(stderr=True)
 _TABLES = ("table3", "table4", "table5", "table6")
@@ -41,6 +49,9 @@ def ablate(
         list[str] | None,
         typer.Option("--set", help="Recipe of the lamp world, dmd.trainer.steps=300."),
     ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report the rows that are done; train nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The report's JSON on stdout.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 1,
 ) -> None:
@@ -51,14 +62,19 @@ def ablate(
     """
     import torch
 
+    from af_train.ablation.lamp import LampStudy
+    from af_train.ablation.toon import ToonStudy
+
     torch.set_num_threads(threads)
     began, spent = time.monotonic(), time.process_time()
     wanted = _TABLES if tables == "all" else (tables,)
     folder = directory or Path("runs/ablation") / world
     if world == "lamp":
-        study = _lamp(folder, wanted, seeds, clips or 48, seconds, settings or [])
+        lamp = LampStudy(folder, _recipe_of(settings or []), seeds, clips or 48, seconds)
+        study = _lamp(lamp, wanted, not report_only)
     else:
-        study = _toon(folder, wanted, preset, students, clips or 4, seconds, settings or [])
+        toon = ToonStudy(folder, preset, students, clips or 4, seconds)
+        study = _toon(toon, wanted, settings or [], not report_only)
     took = (
         f"This call took {time.process_time() - spent:.0f} s of processor time, "
         f"{time.monotonic() - began:.0f} s by the clock; what an earlier one left was used."
@@ -66,47 +82,42 @@ def ablate(
     _finish(study, output or folder, took, as_json)
 
 
-def _lamp(
-    folder: Path, wanted: tuple[str, ...], seeds: int, clips: int, seconds: int, settings: list[str]
-) -> "Study":
-    from af_train.ablation.lamp import LampStudy, claim_study, each_once, lamp_study, variants
-    from af_train.loop import progress_bar
+def _recipe_of(settings: list[str]) -> "Callable[[int], DistillRecipe]":
     from af_train.recipes.lantern import lantern_recipe
     from af_train.recipes.settings import with_settings
 
-    made = LampStudy(
-        folder, lambda seed: with_settings(lantern_recipe(seed), settings), seeds, clips, seconds
-    )
-    claim_study(made)
-    total = seeds * len(each_once(variants(), wanted))
+    return lambda seed: with_settings(lantern_recipe(seed), settings)
+
+
+def _lamp(lamp: "LampStudy", wanted: tuple[str, ...], train: bool) -> "Study":
+    from af_train.ablation.lamp import claim_study, each_once, lamp_study, variants
+    from af_train.loop import progress_bar
+
+    claim_study(lamp)
+    total = lamp.num_seeds * len(each_once(variants(), wanted))
     with progress_bar() as bar:
         task = bar.add_task("rows", total=total, log="")
-        return lamp_study(made, wanted, lambda name: bar.update(task, advance=1, log=name))
+        return lamp_study(lamp, wanted, partial(_advance, bar, task), train=train)
 
 
-def _toon(
-    folder: Path,
-    wanted: tuple[str, ...],
-    preset: str,
-    students: Path | None,
-    clips: int,
-    seconds: int,
-    settings: list[str],
-) -> "Study":
+def _toon(toon: "ToonStudy", wanted: tuple[str, ...], settings: list[str], stream: bool) -> "Study":
     from af_core.errors import ConfigError
 
-    from af_train.ablation.toon import ToonStudy, toon_study, variants
+    from af_train.ablation.toon import toon_study, variants
     from af_train.loop import progress_bar
 
     if settings:
         raise ConfigError("--set is for the lamp world's recipe; toon rows take --preset.")
-    if students is not None and not students.is_dir():
-        raise ConfigError(f"--students {students}: there is no such folder.")
-    study = ToonStudy(folder, preset, students, clips, seconds)
-    rows = {variant for table in wanted for variant in variants()[table]}
+    if toon.students is not None and not toon.students.is_dir():
+        raise ConfigError(f"--students {toon.students}: there is no such folder.")
+    rows = {variant.name for table in wanted for variant in variants()[table]}
     with progress_bar() as bar:
-        task = bar.add_task("clips", total=len(rows) * clips, log="")
-        return toon_study(study, wanted, lambda name: bar.update(task, advance=1, log=name))
+        task = bar.add_task("clips", total=len(rows) * toon.num_clips, log="")
+        return toon_study(toon, wanted, partial(_advance, bar, task), stream=stream)
+
+
+def _advance(bar: "Progress", task: "TaskID", name: str) -> None:
+    bar.update(task, advance=1, log=name)
 
 
 def _finish(study: "Study", output: Path, took: str, as_json: bool) -> None:
