@@ -25,7 +25,7 @@ from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
 from af_core.graph.resolve import open_pipeline
 from af_core.plugins.registry import Catalog
-from af_core.running import Opening, Runner
+from af_core.running import Opening, Runner, step_together
 
 
 @attrs.frozen
@@ -71,6 +71,22 @@ class AvatarState:
     """Whether the streams were flushed."""
 
 
+Stepped = tuple[Tensor, AvatarState]
+"""Frames uint8 [b, m, H, W, 3], and the state after them."""
+
+
+@attrs.define
+class _Run:
+    """One stream on its way through the nodes."""
+
+    before: AvatarState
+    values: dict[str, Tensor] = attrs.field(factory=dict)
+    """What has come out of ports so far, by ``node.port``."""
+    nodes: dict[str, Any] = attrs.field(factory=dict)
+    """The new states of nodes."""
+    failure: Exception | None = None
+
+
 @attrs.frozen
 class Avatar:
     """A pipeline with its weights loaded."""
@@ -111,11 +127,47 @@ class Avatar:
         ``samples`` is float32 [n] or [b, n] at 16 kHz in [-1, 1], any n. The frames are uint8
         [b, m, H, W, 3] with m >= 0: whole blocks, once their look-ahead has been heard.
         """
-        if state.is_finished:
-            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         samples = self._checked_samples(state, samples)
         frames, nodes = self._run(state.nodes, samples.to(self.device), last=False)
         return self._handed_out(state, frames, nodes, samples.shape[1], finished=False)
+
+    @torch.inference_mode()
+    def step_together(
+        self, states: Sequence[AvatarState], samples: Sequence[Tensor]
+    ) -> list[Stepped | Exception]:
+        """Step streams that were opened one by one, each with its own speech, as `step` does.
+
+        Streams that are alike, as all are once their windows have filled, share the work; results
+        are those of `step` up to rounding. What goes wrong with a stream is its outcome and no
+        other's.
+        """
+        runs = [_Run(state) for state in states]
+        for run, heard in zip(runs, samples, strict=True):
+            try:
+                checked = self._checked_samples(run.before, heard)
+                run.values["audio.samples"] = checked.to(self.device)
+            except Exception as e:
+                run.failure = e
+        for name, runner in self.runners.items():
+            self._run_together(name, runner, [run for run in runs if run.failure is None])
+        return [run.failure or self._finished(run) for run in runs]
+
+    def _run_together(self, node: str, runner: Runner, runs: Sequence["_Run"]) -> None:
+        """Let what has arrived flow through one node, for all streams."""
+        given = [(run, inputs) for run in runs if (inputs := self._inputs(node, run.values))]
+        before = [run.before.nodes[node] for run, _ in given]
+        outcomes = step_together(runner, before, [inputs for _, inputs in given])
+        for (run, _), outcome in zip(given, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                run.failure = outcome
+            else:
+                made, run.nodes[node] = outcome
+                run.values.update({f"{node}.{port}": value for port, value in made.items()})
+
+    def _finished(self, run: "_Run") -> Stepped:
+        nodes = {**run.before.nodes, **run.nodes}
+        frames, heard = run.values.get(self.output), run.values["audio.samples"].shape[1]
+        return self._handed_out(run.before, frames, nodes, heard, finished=False)
 
     @torch.inference_mode()
     def flush(self, state: AvatarState) -> tuple[Tensor, AvatarState]:
@@ -152,8 +204,7 @@ class Avatar:
         values: dict[str, Tensor] = {"audio.samples": samples}
         after: dict[str, Any] = {}
         for name, runner in self.runners.items():
-            wires = self.wires[name].items()
-            inputs = {port: values[source] for port, source in wires if source in values}
+            inputs = self._inputs(name, values)
             made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
             if last:
                 owed, state = runner.flush(state)
@@ -161,6 +212,11 @@ class Avatar:
             after[name] = state
             values.update({f"{name}.{port}": value for port, value in made.items()})
         return values.get(self.output), after
+
+    def _inputs(self, node: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what has arrived at a node, by port."""
+        wires = self.wires[node].items()
+        return {port: values[source] for port, source in wires if source in values}
 
     def _handed_out(
         self,
@@ -211,6 +267,8 @@ class Avatar:
         return images
 
     def _checked_samples(self, state: AvatarState, samples: Tensor) -> Tensor:
+        if state.is_finished:
+            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         rows = samples[None] if samples.ndim == 1 else samples
         if rows.ndim != 2 or len(rows) != state.num_streams or rows.dtype != torch.float32:
             raise StreamInputError(

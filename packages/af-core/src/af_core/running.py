@@ -4,8 +4,9 @@ The face is ``open`` / ``step`` / ``flush`` over named tensors, so the avatar's 
 nodes of integrators are driven by one loop. Weights stay in the stages, memory in the states.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+import logging
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -13,8 +14,13 @@ from torch import Tensor
 
 from af_core.errors import StageContractError
 from af_core.geometry import Geometry
+from af_core.joining import groups, joined, kind_of, parted
+from af_core.joint import step_streams, stream_kind
 from af_core.stages.decoder import SeesPortrait
+from af_core.stages.sharing import SharesSteps
 from af_core.streaming import Streamer
+
+log = logging.getLogger(__name__)
 
 Values = Mapping[str, Tensor]
 """Tensors by port name; the first axis is the stream, the second is time."""
@@ -51,6 +57,74 @@ class Runner(Protocol):
         ...
 
 
+Made = tuple[dict[str, Tensor], Any]
+"""What a step of a node returns: tensors by port, and the state after it."""
+
+
+@runtime_checkable
+class StepsAsOne(Protocol):
+    """A node that may serve several streams at once, each opened on its own."""
+
+    def kinds(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Hashable | None]:
+        """Return a kind for each stream; those of one kind can be stepped as one."""
+        ...
+
+    def step_as_one(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Made]:
+        """Return what ``step`` returns for each stream, up to rounding.
+
+        If it raises, it has changed nothing, and each can still be stepped alone.
+        """
+        ...
+
+
+def step_together(
+    runner: Runner, states: Sequence[Any], inputs: Sequence[Values]
+) -> list[Made | Exception]:
+    """Step a node for several streams, at once where it can.
+
+    What goes wrong with one stream is its own outcome; the others are stepped all the same.
+    """
+    each = list(zip(states, inputs, strict=True))
+    kinds = runner.kinds(states, inputs) if isinstance(runner, StepsAsOne) else [None] * len(each)
+    outcomes: dict[int, Made | Exception] = {}
+    for members in groups(kinds):
+        stepped = _stepped(runner, [each[i] for i in members])
+        outcomes.update(zip(members, stepped, strict=True))
+    return [outcomes[i] for i in range(len(each))]
+
+
+def _stepped(runner: Runner, each: list[tuple[Any, Values]]) -> list[Made | Exception]:
+    if len(each) > 1 and isinstance(runner, StepsAsOne):
+        try:
+            return [*runner.step_as_one(*zip(*each, strict=True))]
+        except Exception:
+            log.warning(
+                "a step of %d streams failed; each is tried alone", len(each), exc_info=True
+            )
+    return [_alone(runner, *one) for one in each]
+
+
+def _alone(runner: Runner, state: Any, inputs: Values) -> Made | Exception:
+    try:
+        return runner.step(state, inputs)
+    except Exception as e:
+        return e
+
+
+def _batch_kinds(
+    stage: Any, states: Sequence[Any], inputs: Sequence[Values]
+) -> list[Hashable | None]:
+    """Return what a stage's streams must share to be one batch, if the stage allows it."""
+    shares = isinstance(stage, SharesSteps) and stage.shares_steps
+    each = zip(states, inputs, strict=True)
+    return [kind_of(one) if shares else None for one in each]
+
+
+def _as_batch(runner: Runner, states: Sequence[Any], inputs: Sequence[Values]) -> list[Made]:
+    state, values = joined([*zip(states, inputs, strict=True)])
+    return parted(runner.step(state, values), len(states))
+
+
 @attrs.frozen
 class HearRunner:
     """The audio encoder: samples to rows."""
@@ -65,6 +139,14 @@ class HearRunner:
         """Encode samples [b, n] to rows [b, r, d]."""
         rows, state = self.encoder.step(state, inputs["samples"])
         return {"rows": rows}, state
+
+    def kinds(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Hashable | None]:
+        """See ``StepsAsOne``."""
+        return _batch_kinds(self.encoder, states, inputs)
+
+    def step_as_one(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Made]:
+        """See ``StepsAsOne``."""
+        return _as_batch(self, states, inputs)
 
     def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Return the rows that waited for look-ahead."""
@@ -115,15 +197,42 @@ class DenoiseRunner:
 
     def step(self, state: _Pending, inputs: Values) -> tuple[dict[str, Tensor], _Pending]:
         """Return the latents [b, f, c, h, w] of the blocks that these rows complete."""
-        rows, stream = _joined(state.rows, inputs["rows"]), state.stream
-        size, ready = self.geometry.frames_per_block, []
-        earlier = self._earlier(inputs)
-        while rows.shape[1] >= size:
-            heard = [*([next(earlier)] if earlier else []), rows[:, :size]]
-            block, stream = self.streamer.step(stream, torch.cat(heard, 1))
-            rows = rows[:, size:]
+        heard, rows = self._cut(state, inputs)
+        stream, ready = state.stream, []
+        for audio in heard:
+            block, stream = self.streamer.step(stream, audio)
             ready += [] if block is None else [block]
         return _latents(ready), _Pending(rows, stream)
+
+    def kinds(self, states: Sequence[_Pending], inputs: Sequence[Values]) -> list[Hashable | None]:
+        """See ``StepsAsOne``; streams that complete one block each may be of one kind."""
+        return [self._kind(*each) for each in zip(states, inputs, strict=True)]
+
+    def _kind(self, state: _Pending, inputs: Values) -> Hashable | None:
+        heard, _ = self._cut(state, inputs)
+        kind = stream_kind(self.streamer, state.stream) if len(heard) == 1 else None
+        return None if kind is None else (heard[0].shape, kind)
+
+    def step_as_one(self, states: Sequence[_Pending], inputs: Sequence[Values]) -> list[Made]:
+        """See ``StepsAsOne``."""
+        cuts = [self._cut(*each) for each in zip(states, inputs, strict=True)]
+        streams, audio = [state.stream for state in states], [heard[0] for heard, _ in cuts]
+        stepped = step_streams(self.streamer, streams, audio)
+        return [
+            (_latents([] if block is None else [block]), _Pending(rows, stream))
+            for (block, stream), (_, rows) in zip(stepped, cuts, strict=True)
+        ]
+
+    def _cut(self, state: _Pending, inputs: Values) -> tuple[list[Tensor], Tensor]:
+        """Return the audio [b, n, d] of each block that is complete, and the rows that are left."""
+        rows = _joined(state.rows, inputs["rows"])
+        size, heard = self.geometry.frames_per_block, []
+        earlier = self._earlier(inputs)
+        while rows.shape[1] >= size:
+            better = [next(earlier)] if earlier else []
+            heard.append(torch.cat([*better, rows[:, :size]], 1))
+            rows = rows[:, size:]
+        return heard, rows
 
     def _earlier(self, inputs: Values) -> Iterator[Tensor] | None:
         """Return the revised rows [b, n, d] that go with each block of rows, if there are any."""
@@ -183,6 +292,14 @@ class DecodeRunner:
             made, state = self.decoder.step(state, block)
             frames.append(made)
         return {"frames": torch.cat(frames, dim=1)}, state
+
+    def kinds(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Hashable | None]:
+        """See ``StepsAsOne``."""
+        return _batch_kinds(self.decoder, states, inputs)
+
+    def step_as_one(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Made]:
+        """See ``StepsAsOne``."""
+        return _as_batch(self, states, inputs)
 
     def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Return nothing: a causal decoder owes nothing."""
