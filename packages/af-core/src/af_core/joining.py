@@ -27,18 +27,18 @@ def kind_of(value: Any) -> Hashable:
     return (type(value), value)
 
 
-def joined(values: Sequence[ValueT]) -> ValueT:
+def joined(values: Sequence[Any]) -> Any:
     """Return one value for all streams; the values are of one kind."""
-    first: Any = values[0]
+    first = values[0]
     if isinstance(first, Tensor):
-        return torch.cat(list(values), dim=0)  # type: ignore
+        return torch.cat(list(values), dim=0)
     if attrs.has(type(first)):
         parts = [_fields(value) for value in values]
         return type(first)(**{name: joined([part[name] for part in parts]) for name in parts[0]})
     if isinstance(first, Mapping):
-        return {key: joined([value[key] for value in values]) for key in first}  # type: ignore
+        return {key: joined([value[key] for value in values]) for key in first}
     if isinstance(first, tuple | list):
-        return type(first)(joined(list(each)) for each in zip(*values, strict=True))  # type: ignore
+        return type(first)(joined(each) for each in zip(*values, strict=True))
     return first
 
 

@@ -10,7 +10,7 @@ import contextlib
 import io
 import struct
 import sys
-from typing import BinaryIO
+from typing import IO
 
 import msgspec
 from PIL import Image
@@ -38,7 +38,7 @@ class Reply(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def write(file: BinaryIO, header: msgspec.Struct, body: bytes) -> None:
+def write(file: IO[bytes], header: msgspec.Struct, body: bytes) -> None:
     """Write a header and what follows it."""
     packed = msgspec.msgpack.encode(header)
     file.write(struct.pack(">I", len(packed)) + packed)

@@ -83,7 +83,7 @@ class PictureDecoder:
 def _feed(child: "subprocess.Popen[bytes]", request: Request, data: bytes) -> None:
     assert child.stdin is not None
     with contextlib.suppress(OSError), child.stdin:  # it has ended before it had read all
-        write(child.stdin, request, data)  # pyright: ignore
+        write(child.stdin, request, data)
 
 
 def _picture(answer: bytes, name: str, status: int) -> Image.Image:

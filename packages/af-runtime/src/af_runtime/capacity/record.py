@@ -116,7 +116,8 @@ def recall(path: Path, key: Key) -> tuple[Capacity | None, str]:
         again = "Measure again: af-runtime bench --sessions auto"
         return None, f"{path} is not used, it was measured for something else: {what}. {again}"
     if found.sessions < 1:
-        return None, f"{path}: this machine did not hold one session in real time."
+        again = "Measure again while nothing else runs: af-runtime bench --sessions auto"
+        return None, f"{path} says that this machine holds no session in real time. {again}"
     return found, f"{found.sessions} sessions, as measured on {found.measured}: {path}"
 
 

@@ -177,7 +177,6 @@ class StreamCore:
                     self.queued = None
                 case server.Queued(position=position, retry_after_ms=after_ms):
                     self.queued = Queued(position, after_ms / 1e3)
-                    self._coming.append(self.queued)
                 case server.AudioCredit():
                     self._audio_limit = max(self._audio_limit, message.audio_limit)
                 case server.Media():

@@ -74,4 +74,4 @@ class Warned:
     message: str
 
 
-Event = Queued | SegmentStarted | SegmentFinished | Warned
+Event = SegmentStarted | SegmentFinished | Warned

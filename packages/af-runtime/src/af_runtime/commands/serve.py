@@ -86,15 +86,17 @@ def serve(
 
     checked = open_pipeline(pipeline or preset, parse_overrides(overrides or []))
 
+    limits, notice = _limits(checked, chosen, max_sessions, queue, batching, capacity)
     options = ServiceOptions(
         bind=bind,
         health=None if health == "-" else health,
         keys=keys,
         is_insecure=insecure,
-        limits=_limits(checked, chosen, max_sessions, queue, batching, capacity),
+        limits=limits,
     )
     with running(lambda: build(checked), options) as server:
         _say(f"serving {server.info.preset} at {server.endpoint}")
+        _say(notice)
         if insecure:
             _say("warning: what travels is not encrypted (--insecure)")
         with _stopping(lambda: server.drain(drain_timeout)):
@@ -109,22 +111,22 @@ def _limits(
     queue: int,
     batching: Batching,
     file: Path | None,
-) -> "Limits":
-    """Return how much is taken on: as asked for, or else as was measured."""
+) -> tuple["Limits", str]:
+    """Return how much is taken on, as asked for or else as was measured, and what to say of it."""
     from af_runtime.admission import Limits
     from af_runtime.capacity.record import default_path, key_of, recall
 
     path = file or default_path(pipeline.spec.name)
     measured, notice = recall(path, key_of(pipeline, threads))
-    if max_sessions is None or (file is not None and measured is None):
-        _say(f"capacity: {notice}")
     places = max_sessions or (DEFAULT_SESSIONS if measured is None else measured.sessions)
     as_one = measured is not None and measured.together
     together = as_one if batching is Batching.AUTO else batching is Batching.ON
-    _say(f"{places} sessions at a time, {queue} may wait, batching {'on' if together else 'off'}")
-    return Limits(
+    told = f"{places} sessions at a time, {queue} may wait, batching {'on' if together else 'off'}"
+    limits = Limits(
         max_sessions=places, max_sessions_per_client=places + queue, queue=queue, together=together
     )
+    is_asked = max_sessions is not None and batching is not Batching.AUTO and file is None
+    return limits, told if is_asked else f"{told}; {notice}"
 
 
 @contextmanager

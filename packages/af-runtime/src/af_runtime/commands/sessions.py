@@ -55,6 +55,8 @@ def measure_sessions(
         path = capacity or default_path(key.preset)
         save(found, path)
         console.print(f"Wrote [bold]{escape(str(path))}[/]; `af-runtime serve` reads it.")
+        if not found.sessions:
+            console.print("Not one is held. Was anything else running? Then measure again.")
     text = msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n"
     if json == Path("-"):
         sys.stdout.write(text)
