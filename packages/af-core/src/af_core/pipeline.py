@@ -24,8 +24,12 @@ from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
 from af_core.graph.resolve import open_pipeline
+from af_core.graph.spec import PATH_OPTIONS
 from af_core.plugins.registry import Catalog
-from af_core.running import Opening, Runner, step_together
+from af_core.running import Opening, Reopening, Runner, packages
+from af_core.snapshots.identity import Identity, configuration
+from af_core.snapshots.value import Snapshot, SnapshotHeader
+from af_core.together import Run, arrived, flow
 
 
 @attrs.frozen
@@ -75,18 +79,6 @@ Stepped = tuple[Tensor, AvatarState]
 """Frames uint8 [b, m, H, W, 3], and the state after them."""
 
 
-@attrs.define
-class _Run:
-    """One stream on its way through the nodes."""
-
-    before: AvatarState
-    values: dict[str, Tensor] = attrs.field(factory=dict)
-    """What has come out of ports so far, by ``node.port``."""
-    nodes: dict[str, Any] = attrs.field(factory=dict)
-    """The new states of nodes."""
-    failure: Exception | None = None
-
-
 @attrs.frozen
 class Avatar:
     """A pipeline with its weights loaded."""
@@ -104,6 +96,8 @@ class Avatar:
     text: Tensor | None = None
     """Embedding of the prompt, for networks that take text."""
     device: str = "cpu"
+    identity: Identity = attrs.field(factory=Identity)
+    """What a snapshot of its streams must agree with."""
 
     @torch.inference_mode()
     def open(self, portrait: Tensor, *, seed: int | Sequence[int] = 0) -> AvatarState:
@@ -141,33 +135,20 @@ class Avatar:
         are those of `step` up to rounding. What goes wrong with a stream is its outcome and no
         other's.
         """
-        runs = [_Run(state) for state in states]
-        for run, heard in zip(runs, samples, strict=True):
+        runs = [Run(state.nodes) for state in states]
+        for run, state, heard in zip(runs, states, samples, strict=True):
             try:
-                checked = self._checked_samples(run.before, heard)
+                checked = self._checked_samples(state, heard)
                 run.values["audio.samples"] = checked.to(self.device)
             except Exception as e:
                 run.failure = e
-        for name, runner in self.runners.items():
-            self._run_together(name, runner, [run for run in runs if run.failure is None])
-        return [run.failure or self._finished(run) for run in runs]
+        flow(runs, self.runners, self.wires)
+        each = zip(states, runs, strict=True)
+        return [run.failure or self._finished(state, run) for state, run in each]
 
-    def _run_together(self, node: str, runner: Runner, runs: Sequence["_Run"]) -> None:
-        """Let what has arrived flow through one node, for all streams."""
-        given = [(run, inputs) for run in runs if (inputs := self._inputs(node, run.values))]
-        before = [run.before.nodes[node] for run, _ in given]
-        outcomes = step_together(runner, before, [inputs for _, inputs in given])
-        for (run, _), outcome in zip(given, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                run.failure = outcome
-            else:
-                made, run.nodes[node] = outcome
-                run.values.update({f"{node}.{port}": value for port, value in made.items()})
-
-    def _finished(self, run: "_Run") -> Stepped:
-        nodes = {**run.before.nodes, **run.nodes}
+    def _finished(self, state: AvatarState, run: Run) -> Stepped:
         frames, heard = run.values.get(self.output), run.values["audio.samples"].shape[1]
-        return self._handed_out(run.before, frames, nodes, heard, finished=False)
+        return self._handed_out(state, frames, {**state.nodes, **run.after}, heard, finished=False)
 
     @torch.inference_mode()
     def flush(self, state: AvatarState) -> tuple[Tensor, AvatarState]:
@@ -183,6 +164,45 @@ class Avatar:
             return self._no_frames(state.num_streams), attrs.evolve(state, is_finished=True)
         frames, nodes = self._run(state.nodes, silence.to(self.device), last=True)
         return self._handed_out(state, frames, nodes, 0, finished=True)
+
+    @torch.inference_mode()
+    def snapshot(self, state: AvatarState) -> Snapshot:
+        """Return a copy of all that the streams remember, for another process or another time.
+
+        Raises ``SnapshotError`` if a node remembers what cannot be copied, and
+        ``StaleStreamStateError`` for a state that was stepped already.
+        """
+        saved = {name: r.snapshot(state.nodes[name]) for name, r in self.runners.items()}
+        header = SnapshotHeader(
+            preset=self.info.preset,
+            configuration=self.identity.configuration,
+            weights=self.identity.weights,
+            num_streams=state.num_streams,
+            num_samples=state.num_samples,
+            num_frames=state.num_frames,
+            is_finished=state.is_finished,
+        )
+        return Snapshot.of(header, saved, self._packages, self.device)
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Snapshot) -> AvatarState:
+        """Return streams that go on where those of the snapshot stood, bit for bit.
+
+        Raises ``SnapshotMismatchError`` with every difference if it is of another avatar.
+        """
+        header, own = snapshot.header, self.identity
+        header.require(self.info.preset, own.configuration, own.weights)
+        saved = snapshot.values(self.runners, self._packages, self.device)
+        again = Reopening(self.text)
+        nodes = {name: self.runners[name].restore(value, again) for name, value in saved.items()}
+        return AvatarState(
+            nodes, header.num_streams, header.num_samples, header.num_frames, header.is_finished
+        )
+
+    @property
+    def _packages(self) -> frozenset[str]:
+        """Return the packages whose classes states are made of."""
+        return frozenset({"af_core"}).union(*map(packages, self.runners.values()))
 
     def stream(
         self, portrait: Tensor, chunks: Iterable[Tensor], *, seed: int | Sequence[int] = 0
@@ -204,7 +224,7 @@ class Avatar:
         values: dict[str, Tensor] = {"audio.samples": samples}
         after: dict[str, Any] = {}
         for name, runner in self.runners.items():
-            inputs = self._inputs(name, values)
+            inputs = arrived(self.wires[name], values)
             made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
             if last:
                 owed, state = runner.flush(state)
@@ -212,11 +232,6 @@ class Avatar:
             after[name] = state
             values.update({f"{name}.{port}": value for port, value in made.items()})
         return values.get(self.output), after
-
-    def _inputs(self, node: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what has arrived at a node, by port."""
-        wires = self.wires[node].items()
-        return {port: values[source] for port, source in wires if source in values}
 
     def _handed_out(
         self,
@@ -339,4 +354,22 @@ def build(pipeline: Pipeline) -> Avatar:
         output=pipeline.output,
         text=parts.text,
         device=parts.device,
+        identity=Identity(
+            configuration(_options(pipeline), PATH_OPTIONS), parts.modules, parts.text
+        ),
     )
+
+
+def _options(pipeline: Pipeline) -> dict[str, Any]:
+    """Return all that decides what is drawn, besides weights and prompt; no paths, no places."""
+    return {
+        "name": pipeline.spec.name,
+        "geometry": pipeline.spec.geometry,
+        "precision": pipeline.spec.precision,
+        "stages": {
+            name: [stage.kind, stage.use, stage.config, dict(pipeline.graph.incoming(name))]
+            for name, stage in sorted(pipeline.stages.items())
+            if stage.kind != "text_encoder"
+        },
+        "output": pipeline.output,
+    }

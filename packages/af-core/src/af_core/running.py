@@ -4,9 +4,8 @@ The face is ``open`` / ``step`` / ``flush`` over named tensors, so the avatar's 
 nodes of integrators are driven by one loop. Weights stay in the stages, memory in the states.
 """
 
-import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -14,13 +13,13 @@ from torch import Tensor
 
 from af_core.errors import StageContractError
 from af_core.geometry import Geometry
-from af_core.joining import groups, joined, kind_of, parted
+from af_core.joining import joined, kind_of, parted
 from af_core.joint import step_streams, stream_kind
 from af_core.stages.decoder import SeesPortrait
 from af_core.stages.sharing import SharesSteps
+from af_core.stages.snapshots import Snapshots
+from af_core.stream_state import StreamState
 from af_core.streaming import Streamer
-
-log = logging.getLogger(__name__)
 
 Values = Mapping[str, Tensor]
 """Tensors by port name; the first axis is the stream, the second is time."""
@@ -41,6 +40,14 @@ class Opening:
     """The portraits themselves, uint8 [b, H, W, 3]."""
 
 
+@attrs.frozen
+class Reopening:
+    """What is known when streams go on from a snapshot, of which they are no part."""
+
+    text: Tensor | None = None
+    """Embedding of the prompt, [1, token, d]."""
+
+
 class Runner(Protocol):
     """One node while it runs."""
 
@@ -56,59 +63,17 @@ class Runner(Protocol):
         """Return what is still owed at the end of the stream."""
         ...
 
+    def snapshot(self, state: Any) -> Any:
+        """Return the state as a value that can be taken apart (``snapshots.trees``)."""
+        ...
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """Return the state of such a value; the streams go on as if nothing had happened."""
+        ...
+
 
 Made = tuple[dict[str, Tensor], Any]
 """What a step of a node returns: tensors by port, and the state after it."""
-
-
-@runtime_checkable
-class StepsAsOne(Protocol):
-    """A node that may serve several streams at once, each opened on its own."""
-
-    def kinds(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Hashable | None]:
-        """Return a kind for each stream; those of one kind can be stepped as one."""
-        ...
-
-    def step_as_one(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Made]:
-        """Return what ``step`` returns for each stream, up to rounding.
-
-        If it raises, it has changed nothing, and each can still be stepped alone.
-        """
-        ...
-
-
-def step_together(
-    runner: Runner, states: Sequence[Any], inputs: Sequence[Values]
-) -> list[Made | Exception]:
-    """Step a node for several streams, at once where it can.
-
-    What goes wrong with one stream is its own outcome; the others are stepped all the same.
-    """
-    each = list(zip(states, inputs, strict=True))
-    kinds = runner.kinds(states, inputs) if isinstance(runner, StepsAsOne) else [None] * len(each)
-    outcomes: dict[int, Made | Exception] = {}
-    for members in groups(kinds):
-        stepped = _stepped(runner, [each[i] for i in members])
-        outcomes.update(zip(members, stepped, strict=True))
-    return [outcomes[i] for i in range(len(each))]
-
-
-def _stepped(runner: Runner, each: list[tuple[Any, Values]]) -> list[Made | Exception]:
-    if len(each) > 1 and isinstance(runner, StepsAsOne):
-        try:
-            return [*runner.step_as_one(*zip(*each, strict=True))]
-        except Exception:
-            log.warning(
-                "a step of %d streams failed; each is tried alone", len(each), exc_info=True
-            )
-    return [_alone(runner, *one) for one in each]
-
-
-def _alone(runner: Runner, state: Any, inputs: Values) -> Made | Exception:
-    try:
-        return runner.step(state, inputs)
-    except Exception as e:
-        return e
 
 
 def _batch_kinds(
@@ -153,6 +118,14 @@ class HearRunner:
         rows, state = self.encoder.flush(state)
         return {"rows": rows}, state
 
+    def snapshot(self, state: Any) -> Any:
+        """See ``Runner.snapshot``."""
+        return saved(self.encoder, state)
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """See ``Runner.restore``."""
+        return restored(self.encoder, saved)
+
 
 @attrs.frozen
 class ReviseRunner:
@@ -174,13 +147,24 @@ class ReviseRunner:
         rows, revisions, state = self.encoder.flush_revising(state)
         return {"rows": rows, "revisions": revisions}, state
 
+    def snapshot(self, state: Any) -> Any:
+        """See ``Runner.snapshot``."""
+        return saved(self.encoder, state)
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """See ``Runner.restore``."""
+        return restored(self.encoder, saved)
+
 
 @attrs.frozen
 class _Pending:
-    """What the denoiser's node remembers: rows that do not fill a block, and its stream."""
+    """What the denoiser's node remembers."""
 
     rows: Tensor
-    stream: Any
+    """Rows that do not fill a block."""
+    stream: StreamState[Any]
+    portrait: Tensor
+    """The portrait's latent, [b, 1, c, h, w]."""
 
 
 @attrs.frozen
@@ -193,7 +177,7 @@ class DenoiseRunner:
     def open(self, opening: Opening) -> _Pending:
         """Start the stream from the portrait's latent [b, 1, c, h, w]."""
         stream = self.streamer.open(opening.portrait, text=opening.text, seeds=opening.seeds)
-        return _Pending(torch.empty(opening.num_streams, 0, 0), stream)
+        return _Pending(torch.empty(opening.num_streams, 0, 0), stream, opening.portrait)
 
     def step(self, state: _Pending, inputs: Values) -> tuple[dict[str, Tensor], _Pending]:
         """Return the latents [b, f, c, h, w] of the blocks that these rows complete."""
@@ -202,7 +186,7 @@ class DenoiseRunner:
         for audio in heard:
             block, stream = self.streamer.step(stream, audio)
             ready += [] if block is None else [block]
-        return _latents(ready), _Pending(rows, stream)
+        return _latents(ready), _Pending(rows, stream, state.portrait)
 
     def kinds(self, states: Sequence[_Pending], inputs: Sequence[Values]) -> list[Hashable | None]:
         """See ``StepsAsOne``; streams that complete one block each may be of one kind."""
@@ -219,8 +203,8 @@ class DenoiseRunner:
         streams, audio = [state.stream for state in states], [heard[0] for heard, _ in cuts]
         stepped = step_streams(self.streamer, streams, audio)
         return [
-            (_latents([] if block is None else [block]), _Pending(rows, stream))
-            for (block, stream), (_, rows) in zip(stepped, cuts, strict=True)
+            (_latents([] if block is None else [block]), _Pending(rows, stream, state.portrait))
+            for (block, stream), (_, rows), state in zip(stepped, cuts, states, strict=True)
         ]
 
     def _cut(self, state: _Pending, inputs: Values) -> tuple[list[Tensor], Tensor]:
@@ -261,7 +245,17 @@ class DenoiseRunner:
         while len(stream.window):
             block, stream = self.streamer.step(stream, None)
             ready += [] if block is None else [block]
-        return _latents(ready), _Pending(state.rows, stream)
+        return _latents(ready), attrs.evolve(state, stream=stream)
+
+    def snapshot(self, state: _Pending) -> _Pending:
+        """Leave out what follows from portrait and prompt; keys and values stay in."""
+        state.stream.require_current()
+        return attrs.evolve(state, stream=attrs.evolve(state.stream, conditions=None))
+
+    def restore(self, saved: _Pending, reopening: Reopening) -> _Pending:
+        """Make again what was left out."""
+        stream = self.streamer.reopen(saved.stream, saved.portrait, text=reopening.text)
+        return attrs.evolve(saved, stream=stream)
 
 
 @attrs.frozen
@@ -305,6 +299,14 @@ class DecodeRunner:
         """Return nothing: a causal decoder owes nothing."""
         return {}, state
 
+    def snapshot(self, state: Any) -> Any:
+        """See ``Runner.snapshot``."""
+        return saved(self.decoder, state)
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """See ``Runner.restore``."""
+        return restored(self.decoder, saved)
+
 
 @attrs.frozen
 class NodeRunner:
@@ -325,6 +327,33 @@ class NodeRunner:
         """See ``Runner.flush``."""
         outputs, state = self.node.flush(state)
         return dict(outputs), state
+
+    def snapshot(self, state: Any) -> Any:
+        """See ``Runner.snapshot``."""
+        return saved(self.node, state)
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """See ``Runner.restore``."""
+        return restored(self.node, saved)
+
+
+def packages(value: Any, depth: int = 3) -> frozenset[str]:
+    """Return the packages of a runner, its stages, and what these are made of."""
+    found = {type(value).__module__.partition(".")[0]} - {"builtins", "torch", "__main__"}
+    if depth and attrs.has(type(value)):
+        for field in attrs.fields(type(value)):
+            found |= packages(getattr(value, field.name), depth - 1)
+    return frozenset(found)
+
+
+def saved(stage: Any, state: Any) -> Any:
+    """Return the state of a stage as a value that can be taken apart."""
+    return stage.snapshot(state) if isinstance(stage, Snapshots) else state
+
+
+def restored(stage: Any, saved: Any) -> Any:
+    """Return the state of such a value."""
+    return stage.restore(saved) if isinstance(stage, Snapshots) else saved
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
