@@ -137,7 +137,8 @@ class Worker:
                 job = self._jobs.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
-            if not isinstance(job, _Block) or not job.may_share:
+            names = [one.stream for one in blocks]
+            if not isinstance(job, _Block) or not job.may_share or job.stream in names:
                 self._next.append(job)
                 break
             blocks.append(job)
