@@ -30,7 +30,6 @@ from af_core.running import Opening, Reopening, Runner, packages
 from af_core.snapshots.identity import Identity, configuration
 from af_core.snapshots.value import Snapshot, SnapshotHeader
 
-
 DENOISER = "denoiser"
 """The node that holds the blocks on their way."""
 

@@ -1,8 +1,10 @@
 """One session as the worker hosts it: its value, its clock, and the numbers of its messages."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import attrs
 import msgspec
 
 from af_runtime.messages import from_client as client
@@ -10,7 +12,7 @@ from af_runtime.messages import from_server as server
 from af_runtime.messages.codes import Code
 from af_runtime.metrics import Metrics
 from af_runtime.pacing import SLOT_S, Pacer
-from af_runtime.session.drawing import drawn, feed
+from af_runtime.session.drawing import drawn, feed, forgotten
 from af_runtime.session.receiving import opened, receive
 from af_runtime.session.reports import closed
 from af_runtime.session.sending import granted, repeat, send, settled
@@ -26,6 +28,30 @@ STALL_S = 0.5
 NEVER = float("inf")
 
 
+@attrs.define
+class Interruption:
+    """The last interruption of a session, until frames have come that were drawn after it."""
+
+    at_s: float | None = None
+    is_silent: bool = False
+    """Whether a frame was sent that was drawn after it."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something left to measure."""
+        return self.at_s is not None
+
+    def note(self, is_speech: bool, now_s: float, metrics: Metrics) -> None:
+        """Measure how long the first new frame took, and the first of new speech."""
+        assert self.at_s is not None
+        if not self.is_silent:
+            metrics.silence_s.observe(now_s - self.at_s)
+            self.is_silent = True
+        if is_speech:
+            metrics.new_speech_s.observe(now_s - self.at_s)
+            self.at_s = None
+
+
 class Hosted:
     """A session, and the messages that wait to be sent to its client."""
 
@@ -37,6 +63,8 @@ class Hosted:
         self._metrics = metrics
         self._pacer: Pacer | None = None
         self._is_late = self._is_starved = False
+        self._block_s = 0.0
+        self._interrupted = Interruption()
         self._seq = 0
         self._outbox: list[Outgoing] = []
 
@@ -50,20 +78,26 @@ class Hosted:
         if self.session.phase is Phase.OPENING:
             self._note(opened(self.session))
 
-    def receive(self, message: client.InSession, pcm: Any) -> None:
+    def receive(self, message: client.InSession, pcm: Any, now_s: float) -> None:
         """Take a message of the client; raises `ProtocolError`."""
-        self._note(receive(self.session, message, pcm))
+        self._note(receive(self.session, message, pcm, cover=self._cover_frames()))
         if isinstance(message, client.Interrupt):
             self._metrics.interrupts.inc()
             self._is_late = False
+            self._interrupted = Interruption(now_s)
 
     def drawn(self, pictures: Picture, seconds: float) -> None:
         """The avatar has answered a block."""
         self._metrics.block_s.labels("avatar").observe(seconds)
+        self._block_s = max(seconds, 0.9 * self._block_s)
         before = len(self.session.ready)
         self.session = drawn(self.session, pictures)
         discarded = before + len(pictures) - len(self.session.ready)
         self._metrics.dropped.labels("discarded").inc(discarded)
+
+    def forgotten(self, num_owed: int) -> None:
+        """The avatar has forgotten what had not come out."""
+        self.session = forgotten(self.session, num_owed)
 
     def close(self, reason: str) -> None:
         """End the session now."""
@@ -100,6 +134,14 @@ class Hosted:
             yield msgspec.structs.replace(message, seq=self._seq), buffers
             self._seq += 1
 
+    def _cover_frames(self) -> int:
+        """Return the frames that last while the window fills anew; none if no time passes."""
+        rules = self.session.rules
+        if rules.pacing == "fast":
+            return 0
+        blocks = rules.lookahead_frames // rules.block_frames + 1
+        return math.ceil(blocks * self._block_s / SLOT_S)
+
     def _may_fill(self) -> bool:
         """Whether silence may be put in where no speech is waiting: only to keep real time.
 
@@ -115,7 +157,7 @@ class Hosted:
         """Yield the steps that send the frames that are due; each begins with the one before."""
         if self.session.rules.pacing == "fast":
             while self.session.ready and self.session.has_video_credit:
-                yield send(self.session)
+                yield self._sent(now_s)
             return
         while (step := self._next_slot(now_s)) is not None:
             yield step
@@ -146,7 +188,14 @@ class Hosted:
             self._pacer = self._pacer.held(now_s)
         self._is_late = is_late
         self._pacer = self._pacer.after()
-        return send(self.session, is_late=is_late and self.session.late_policy == "drop")
+        return self._sent(now_s, is_late=is_late and self.session.late_policy == "drop")
+
+    def _sent(self, now_s: float, *, is_late: bool = False) -> Step:
+        """Send the frame that is ready, and note the first ones after an interruption."""
+        tag = self.session.ready[0].tag
+        if self._interrupted.is_waiting and not tag.is_cover:
+            self._interrupted.note(tag.segment is not None, now_s, self._metrics)
+        return send(self.session, is_late=is_late)
 
     def _missed(self, late_s: float) -> Step | None:
         """Nothing is ready though a frame is due: repeat the last one, or wait."""

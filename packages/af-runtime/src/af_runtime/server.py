@@ -28,7 +28,7 @@ from af_runtime.messages.fields import Message
 from af_runtime.metrics import Metrics
 from af_runtime.session.state import Phase, Rules, Session
 from af_runtime.transport.base import Frames, Peer, ServerTransport
-from af_runtime.worker import Answer, Drawn, Failed, Seen, Worker
+from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Seen, Worker
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Server:
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
         self._worker = Worker(avatar, transport.wake)
+        self._can_forget = avatar.can_interrupt
         self._hosted: dict[int, Hosted] = {}
         self._peers: dict[Peer, float] = {}
         self._streams = itertools.count()
@@ -218,6 +219,8 @@ class Server:
                     hosted.seen()
                 case Drawn():
                     hosted.drawn(answer.pictures, answer.seconds)
+                case Forgotten():
+                    hosted.forgotten(answer.num_owed)
                 case Failed():
                     self._fail(hosted, answer.code, answer.message)
 
@@ -252,7 +255,10 @@ class Server:
 
     def _converse(self, hosted: Hosted, message: client.InSession, pcm: Any) -> None:
         with self._alone(hosted):
-            hosted.receive(message, pcm)
+            was_asked = hosted.session.is_forgetting
+            hosted.receive(message, pcm, self._clock())
+            if hosted.session.is_forgetting and not was_asked:
+                self._worker.interrupt(hosted.stream)
             self._flush(hosted)
 
     def _find(self, peer: Peer, name: str | None) -> Hosted | None:
@@ -317,6 +323,7 @@ class Server:
             lookahead_frames=-int(-self.info.lookahead_ms // frame_ms),
             audio_window=self.limits.audio_window,
             pacing=message.pacing,
+            can_forget=self._can_forget,
         )
         session = Session(
             name=message.session,

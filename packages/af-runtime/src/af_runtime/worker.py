@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 import torch
 from af_core.errors import StreamInputError
+from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import Avatar, AvatarState
 from numpy.typing import NDArray
 
@@ -39,6 +40,15 @@ class Drawn:
 
 
 @attrs.frozen
+class Forgotten:
+    """The avatar has forgotten what had not come out of a stream."""
+
+    stream: int
+    num_owed: int
+    """Frames that come out of it all the same: later stages hold them."""
+
+
+@attrs.frozen
 class Failed:
     """A job has failed, and its stream is no more."""
 
@@ -47,7 +57,7 @@ class Failed:
     message: str
 
 
-Answer = Seen | Drawn | Failed
+Answer = Seen | Drawn | Forgotten | Failed
 
 
 class Worker:
@@ -70,6 +80,10 @@ class Worker:
     def draw(self, stream: int, samples: NDArray[np.float32], *, is_last: bool = False) -> None:
         """Let a stream hear float32 [n]; `Drawn` answers. After the last, the stream has ended."""
         self._put(stream, lambda: self._draw(stream, samples, is_last))
+
+    def interrupt(self, stream: int) -> None:
+        """Let a stream forget speech whose frames have not come out; `Forgotten` answers."""
+        self._put(stream, lambda: self._interrupt(stream))
 
     def forget(self, stream: int) -> None:
         """End a stream; nothing answers."""
@@ -125,6 +139,12 @@ class Worker:
             frames = torch.cat([frames, owed], dim=1)
         self._states[stream] = state
         return Drawn(stream, frames[0].cpu().numpy(), time.perf_counter() - began)
+
+    def _interrupt(self, stream: int) -> Answer | None:
+        if stream not in self._states:
+            return None
+        state = self._states[stream] = self._avatar.interrupt(self._states[stream])
+        return Forgotten(stream, state.num_samples // SAMPLES_PER_FRAME - state.num_frames)
 
     def _forget(self, stream: int) -> Any:
         self._states.pop(stream, None)
