@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from af_core.assembly import assemble
-from af_core.errors import StageContractError, StreamEndedError, StreamInputError
+from af_core.errors import SnapshotError, StageContractError, StreamEndedError, StreamInputError
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
@@ -169,7 +169,10 @@ class Avatar:
         header.require(self.info.preset, own.configuration, own.weights)
         saved = snapshot.values(self.runners, self._packages, self.device)
         again = Reopening(self.text)
-        nodes = {name: self.runners[name].restore(value, again) for name, value in saved.items()}
+        try:
+            nodes = {name: self.runners[name].restore(one, again) for name, one in saved.items()}
+        except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as e:
+            raise SnapshotError(f"A state in the snapshot is none of its node: {e}.") from e
         return AvatarState(
             nodes, header.num_streams, header.num_samples, header.num_frames, header.is_finished
         )

@@ -1,11 +1,11 @@
 """One session as the worker hosts it: its value, its clock, and the numbers of its messages."""
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
-import msgspec
 
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
@@ -13,6 +13,7 @@ from af_runtime.messages.codes import Code
 from af_runtime.metrics import Metrics
 from af_runtime.pacing import SLOT_S, Pacer
 from af_runtime.session.drawing import drawn, feed, forgotten
+from af_runtime.session.history import History
 from af_runtime.session.receiving import opened, receive
 from af_runtime.session.reports import closed
 from af_runtime.session.sending import granted, repeat, send, settled
@@ -65,18 +66,65 @@ class Hosted:
         self._is_late = self._is_starved = False
         self._block_s = 0.0
         self._interrupted = Interruption()
-        self._seq = 0
+        self.history = History()
+        self.detached_s = self.held_until_s = NEVER
+        self.waiting: list[tuple[client.InSession, Any]] = []
+        """Messages that came while the session stood still."""
         self._outbox: list[Outgoing] = []
+        self._unsent: deque[Outgoing] = deque()
 
     @property
     def is_closed(self) -> bool:
         """Whether the session has ended."""
         return self.session.phase is Phase.CLOSED
 
-    def seen(self) -> None:
-        """The avatar has seen the portrait."""
+    @property
+    def is_detached(self) -> bool:
+        """Whether its client has no line to it."""
+        return self.detached_s != NEVER
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it stands still, about to be taken elsewhere."""
+        return self.held_until_s != NEVER
+
+    @property
+    def is_still(self) -> bool:
+        """Whether nothing is drawn or sent for it now."""
+        return self.is_detached or self.is_held
+
+    def seen(self, token: str = "", ttl_ms: int = 0) -> None:
+        """The avatar has seen the portrait; the token is for a client that comes back."""
         if self.session.phase is Phase.OPENING:
-            self._note(opened(self.session))
+            self._note(opened(self.session, token, ttl_ms))
+
+    def detach(self, now_s: float) -> None:
+        """The line to its client is lost: wait for another."""
+        self.detached_s = now_s
+        self._unsent.clear()
+
+    def resume(self, peer: Peer, next_seq: int, now_s: float) -> None:
+        """Go on with a client on another line, which has all messages before this number.
+
+        Raises `LookupError` if those after it are not kept any more.
+        """
+        self._number()
+        self._unsent = deque(self.history.since(next_seq))
+        self.history.heard(next_seq)
+        self.peer, self.detached_s = peer, NEVER
+        self._pacer = self._pacer and self._pacer.held(now_s)
+
+    def hold(self, until_s: float) -> None:
+        """Stand still: draw and send nothing, and let messages wait."""
+        self._number()
+        self.held_until_s = until_s
+
+    def thaw(self, now_s: float) -> list[tuple[client.InSession, Any]]:
+        """Go on; return the messages that have waited."""
+        self.held_until_s = NEVER
+        self._pacer = self._pacer and self._pacer.held(now_s)
+        waiting, self.waiting = self.waiting, []
+        return waiting
 
     def receive(self, message: client.InSession, pcm: Any, now_s: float) -> None:
         """Take a message of the client; raises `ProtocolError`."""
@@ -120,7 +168,8 @@ class Hosted:
 
     def wake_s(self) -> float:
         """Return when `advance` has something to do though nothing arrives."""
-        if self._pacer is None or self.is_closed or not self.session.has_video_credit:
+        is_idle = self.is_still or self.is_closed
+        if self._pacer is None or is_idle or not self.session.has_video_credit:
             return NEVER
         if self.session.ready:
             return self._pacer.due_s
@@ -129,10 +178,14 @@ class Hosted:
 
     def outgoing(self) -> Iterator[Outgoing]:
         """Return the messages that wait, numbered, and forget them."""
-        waiting, self._outbox = self._outbox, []
-        for message, buffers in waiting:
-            yield msgspec.structs.replace(message, seq=self._seq), buffers
-            self._seq += 1
+        self._number()
+        while self._unsent:
+            yield self._unsent.popleft()
+
+    def _number(self) -> None:
+        """Number the messages that wait; from now on they are kept until they are heard."""
+        self._unsent += [self.history.add(*one) for one in self._outbox]
+        self._outbox.clear()
 
     def _cover_frames(self) -> int:
         """Return the frames that last while the window fills anew; none if no time passes."""

@@ -9,33 +9,32 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import attrs
 from af_core.errors import AvatarForcingError
-from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 
-from af_runtime.errors import PeerGoneError, ProtocolError
+from af_runtime.errors import PeerGoneError, PeerSlowError, ProtocolError
+from af_runtime.greeting import answered, refusal
+from af_runtime.handing import Desk, Handing
 from af_runtime.hosting import NEVER, Hosted
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
-from af_runtime.messages.codec import VERSION, Packet, decode_from_client, encode
-from af_runtime.messages.codes import RETRYABLE, Code
+from af_runtime.messages.codec import Packet, decode_from_client, encode
+from af_runtime.messages.codes import Code
 from af_runtime.messages.fields import Message
 from af_runtime.metrics import Metrics
+from af_runtime.movers import Movers
 from af_runtime.session.state import Phase, Rules, Session
 from af_runtime.transport.base import Frames, Peer, ServerTransport
-from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Seen, Worker
+from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Kept, Seen, Worker
 
 log = logging.getLogger(__name__)
 
 MESSAGES_A_TURN = 64
 """Messages taken before frames that are due are looked at again."""
-
-RETRY_MS = 1_000
 
 
 @attrs.frozen
@@ -48,6 +47,8 @@ class Limits:
     """Samples of speech of one session that may wait."""
     silence_s: float = 15.0
     """A client that is silent for as long has gone."""
+    resume_ttl_s: float = 15.0
+    """How long a session waits for a client whose line was lost."""
     idle_turn_s: float = 0.5
     """The loop looks around at least this often."""
 
@@ -68,16 +69,33 @@ class Server:
         limits: Limits | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trusts_all: bool = False,
     ) -> None:
+        """Begin; ``trusts_all`` lets any client move sessions of others."""
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
         self._worker = Worker(avatar, transport.wake)
-        self._can_forget = avatar.can_interrupt
         self._hosted: dict[int, Hosted] = {}
+        desk = Desk(
+            self._hosted,
+            self._worker,
+            say=self._say,
+            refuse=self._refuse,
+            fail=self._fail,
+            flush=self._flush,
+            forget=self._forget,
+            place=self._place,
+            converse=self._converse,
+            objection=self._objection,
+            clock=clock,
+        )
+        self._handing = Handing(desk, ttl_s=self.limits.resume_ttl_s, trusts_all=trusts_all)
+        self._can_forget = avatar.can_interrupt
         self._peers: dict[Peer, float] = {}
         self._streams = itertools.count()
         self._drain_s: float | None = None
+        self._movers: Movers | None = None
         self._deadline_s = NEVER
         self._turned_s = clock()
 
@@ -107,12 +125,13 @@ class Server:
         since = self._worker.busy_since_s
         return 0.0 if since is None else time.monotonic() - since
 
-    def drain(self, timeout_s: float = 30.0) -> None:
+    def drain(self, timeout_s: float = 30.0, movers: Movers | None = None) -> None:
         """Take no new sessions; ``run`` returns when the last has ended, or after the timeout.
 
-        Any thread, and a signal handler, may call it.
+        ``movers`` take those that run to another worker. Any thread, and a signal handler, may
+        call it.
         """
-        self._drain_s = timeout_s
+        self._drain_s, self._movers = timeout_s, movers
         self._transport.wake()
 
     def run(self) -> None:
@@ -146,6 +165,8 @@ class Server:
 
     def _advance(self, hosted: Hosted, now_s: float) -> None:
         """Let a session send what is due and hear what it may."""
+        if hosted.is_still:
+            return
         hosted.advance(now_s)
         block = hosted.feed()
         if block is not None:
@@ -164,15 +185,18 @@ class Server:
             self._fail(hosted, Code.INTERNAL, f"A fault of the worker: {type(e).__name__}: {e}")
 
     def _flush(self, hosted: Hosted) -> None:
-        """Send what a session has to say; if its client has gone, so has the session."""
+        """Send what a session has to say; if its client has gone, it waits for it."""
+        if hosted.is_detached:
+            return
         try:
             for message, buffers in hosted.outgoing():
                 self._transport.send(hosted.peer, encode(message, **buffers))
                 self._note_first_frame(hosted, message)
-        except PeerGoneError as e:
-            if not hosted.is_closed:
-                log.warning("a session has ended: %s", e)
+        except PeerSlowError as e:
+            log.warning("a session has ended: %s", e)
             hosted.close(Code.SESSION_EXPIRED)
+        except PeerGoneError:
+            hosted.detach(self._clock())
         if hosted.is_closed:
             self._forget(hosted)
 
@@ -180,15 +204,17 @@ class Server:
         if isinstance(message, server.Media) and message.pts == 0:
             self.metrics.first_frame_s.observe(self._clock() - hosted.opened_s)
 
-    def _forget(self, hosted: Hosted) -> None:
+    def _forget(self, hosted: Hosted, moved: server.Moved | None = None) -> None:
         if self._hosted.pop(hosted.stream, None) is not None:
             self._worker.forget(hosted.stream)
+            self._handing.forgotten(hosted, moved)
             self.metrics.session_s.observe(self._clock() - hosted.opened_s)
             self.metrics.sessions.set(len(self._hosted))
 
     def _end(self, hosted: Hosted, reason: str) -> None:
         hosted.close(reason)
         self._flush(hosted)
+        self._forget(hosted)
 
     def _watch(self, now_s: float) -> None:
         """End the sessions of clients that are silent, and all of them when draining takes long."""
@@ -201,6 +227,11 @@ class Server:
             self._deadline_s = now_s + self._drain_s
             for peer in self._peers:
                 self._say(peer, server.Draining(deadline_ms=round(self._drain_s * 1e3)))
+            if self._movers is not None:
+                self._movers.begin(self._handing, self._transport.wake)
+        if self._movers is not None:
+            self._movers.turn(list(self._hosted.values()), now_s)
+        self._handing.watch(now_s)
         if now_s >= self._deadline_s:
             for hosted in list(self._hosted.values()):
                 self._end(hosted, Code.ADMIT_DRAINING)
@@ -215,13 +246,17 @@ class Server:
             return
         with self._alone(hosted):
             match answer:
-                case Seen():
-                    hosted.seen()
+                case Seen() if not self._handing.seen(hosted):
+                    token = self._handing.admitted(hosted.stream)
+                    hosted.seen(token, self._handing.ttl_ms)
+                case Kept():
+                    self._handing.kept(hosted, answer)
                 case Drawn():
                     hosted.drawn(answer.pictures, answer.seconds)
                 case Forgotten():
                     hosted.forgotten(answer.num_owed)
                 case Failed():
+                    self._handing.failed(hosted, answer.code, answer.message)
                     self._fail(hosted, answer.code, answer.message)
 
     def _receive(self, peer: Peer, frames: Frames) -> None:
@@ -242,9 +277,11 @@ class Server:
             case client.Hello():
                 self._greet(peer, message)
             case client.Ping():
-                self._say(peer, server.Pong(nonce=message.nonce))
+                self._say(peer, server.Pong(nonce=message.nonce, heard=self._heard(peer, message)))
             case client.Open():
                 self._open(peer, message, packet.arrays.get("portrait"))
+            case client.Resume() | client.Snapshot() | client.Restore() | client.Release():
+                self._handing.handle(peer, message, packet.arrays)
             case _:
                 hosted = self._find(peer, message.session)
                 if hosted is None:
@@ -253,8 +290,18 @@ class Server:
                 else:
                     self._converse(hosted, message, packet.arrays.get("pcm"))
 
+    def _heard(self, peer: Peer, ping: client.Ping) -> dict[str, int]:
+        """Forget messages that a client has, and return what has come of it."""
+        for hosted in self._of(peer):
+            hosted.history.heard(ping.heard.get(hosted.session.name, 0))
+        return {one.session.name: one.session.next_seq for one in self._of(peer)}
+
     def _converse(self, hosted: Hosted, message: client.InSession, pcm: Any) -> None:
+        if hosted.is_held:
+            hosted.waiting.append((message, pcm))
+            return
         with self._alone(hosted):
+            self._handing.spoken(hosted)
             was_asked = hosted.session.is_forgetting
             hosted.receive(message, pcm, self._clock())
             if hosted.session.is_forgetting and not was_asked:
@@ -265,27 +312,13 @@ class Server:
         return next((one for one in self._of(peer) if one.session.name == name), None)
 
     def _greet(self, peer: Peer, hello: client.Hello) -> None:
-        if not hello.min_version <= VERSION <= hello.max_version:
-            text = (
-                f"This worker speaks version {VERSION}; "
-                f"the client {hello.min_version} to {hello.max_version}."
-            )
-            self._refuse(peer, Code.VERSION, text)
-            return
-        info = self.info
-        lookahead = round(info.lookahead_ms * info.sample_rate / 1e3)
-        what = server.Format(
-            preset=info.preset,
-            width=info.width,
-            height=info.height,
-            block_samples=info.frames_per_block * SAMPLES_PER_FRAME,
-            lookahead_samples=lookahead,
-        )
-        name = f"af-runtime/{version('af-runtime')}"
-        self._say(peer, server.HelloOk(version=VERSION, format=what, server=name))
+        try:
+            self._say(peer, answered(hello, self.info))
+        except ProtocolError as e:
+            self._refuse(peer, Code(e.code), str(e))
 
     def _open(self, peer: Peer, message: client.Open, portrait: NDArray[Any] | None) -> None:
-        code, text = self._objection(peer, message)
+        code, text = self._objection(peer, message.session, message.seq)
         if code is not None:
             self._refuse(peer, code, text, message.session)
             return
@@ -301,14 +334,14 @@ class Server:
             return
         self._admit(peer, message, picture)
 
-    def _objection(self, peer: Peer, message: client.Open) -> tuple[Code | None, str]:
-        """Return why a session cannot be opened, if so."""
-        if message.seq != 0:
-            return Code.SEQ_GAP, f"OPEN is message 0 of its session, not {message.seq}."
+    def _objection(self, peer: Peer, name: str, seq: int = 0) -> tuple[Code | None, str]:
+        """Return why a session cannot be opened or taken over, if so."""
+        if seq:
+            return Code.SEQ_GAP, f"OPEN is message 0 of its session, not {seq}."
         if self.is_draining:
             return Code.ADMIT_DRAINING, "This worker is about to stop; ask another."
-        if any(one.session.name == message.session for one in self._hosted.values()):
-            return Code.SESSION_EXISTS, f"There is a session {message.session!r} already."
+        if any(one.session.name == name for one in self._hosted.values()):
+            return Code.SESSION_EXISTS, f"There is a session {name!r} already."
         if len(self._of(peer)) >= self.limits.max_sessions_per_client:
             most = self.limits.max_sessions_per_client
             return Code.AUTH_QUOTA, f"A client may have {most} sessions at a time."
@@ -323,7 +356,6 @@ class Server:
             lookahead_frames=-int(-self.info.lookahead_ms // frame_ms),
             audio_window=self.limits.audio_window,
             pacing=message.pacing,
-            can_forget=self._can_forget,
         )
         session = Session(
             name=message.session,
@@ -332,11 +364,18 @@ class Server:
             phase=Phase.OPENING,
             video_limit=message.video_limit,
         )
-        stream = next(self._streams)
-        self._hosted[stream] = Hosted(session, peer, stream, self._clock(), self.metrics)
-        self._worker.open(stream, portrait, message.seed)
+        hosted = self._place(session, peer)
+        self._worker.open(hosted.stream, portrait, message.seed)
         self.metrics.opened.inc()
+
+    def _place(self, session: Session, peer: Peer) -> Hosted:
+        """Host a session."""
+        rules = attrs.evolve(session.rules, can_forget=self._can_forget)
+        session, stream = attrs.evolve(session, rules=rules), next(self._streams)
+        hosted = Hosted(session, peer, stream, self._clock(), self.metrics)
+        self._hosted[stream] = hosted
         self.metrics.sessions.set(len(self._hosted))
+        return hosted
 
     def _fail(self, hosted: Hosted, code: Code, text: str) -> None:
         """End a session with an error, alone."""
@@ -349,19 +388,11 @@ class Server:
 
     def _say_error(self, peer: Peer, code: Code, text: str, session: str, *, fatal: bool) -> None:
         self.metrics.errors.labels(code).inc()
-        error = server.Error(
-            code=code,
-            message=text[:2048],
-            session=session,
-            fatal=fatal,
-            retryable=code in RETRYABLE,
-            retry_after_ms=RETRY_MS if code in RETRYABLE else 0,
-        )
-        self._say(peer, error)
+        self._say(peer, refusal(code, text, session, fatal=fatal))
 
-    def _say(self, peer: Peer, message: Message) -> None:
+    def _say(self, peer: Peer, message: Message, **arrays: NDArray[Any]) -> None:
         """Send a message of no session; who has gone does not hear it."""
         try:
-            self._transport.send(peer, encode(message))
+            self._transport.send(peer, encode(message, **arrays))
         except PeerGoneError:
             log.info("a client went before it was answered")

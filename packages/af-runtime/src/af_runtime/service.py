@@ -69,7 +69,14 @@ def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Ser
         pages = HealthServer(health, options.health) if options.health else None
         avatar = load()
         warm_up(avatar)
-        server = Server(avatar, transport, portraits=gallery(avatar), limits=options.limits)
+        server = Server(
+            avatar,
+            transport,
+            portraits=gallery(avatar),
+            limits=options.limits,
+            trusts_all=keys is None and is_local(options.bind),
+        )
+        _ = avatar.identity.weights  # hashed here, not when the first session moves
         health.server = server
         yield server
     finally:

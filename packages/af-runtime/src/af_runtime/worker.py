@@ -13,9 +13,10 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from af_core.errors import StreamInputError
+from af_core.errors import SnapshotError, StreamInputError
 from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import Avatar, AvatarState
+from af_core.snapshots.value import Snapshot
 from numpy.typing import NDArray
 
 from af_runtime.messages.codes import Code
@@ -48,6 +49,17 @@ class Forgotten:
     """Frames that come out of it all the same: later stages hold them."""
 
 
+@attrs.frozen(eq=False)
+class Kept:
+    """What the avatar remembers of a stream, to go on elsewhere."""
+
+    stream: int
+    data: bytes | None
+    """A snapshot (``af_core.snapshots``); None if there can be none."""
+    problem: str = ""
+    """Why there can be none."""
+
+
 @attrs.frozen
 class Failed:
     """A job has failed, and its stream is no more."""
@@ -57,7 +69,7 @@ class Failed:
     message: str
 
 
-Answer = Seen | Drawn | Forgotten | Failed
+Answer = Seen | Drawn | Forgotten | Kept | Failed
 
 
 class Worker:
@@ -84,6 +96,14 @@ class Worker:
     def interrupt(self, stream: int) -> None:
         """Let a stream forget speech whose frames have not come out; `Forgotten` answers."""
         self._put(stream, lambda: self._interrupt(stream))
+
+    def keep(self, stream: int) -> None:
+        """Put all that the avatar remembers of a stream into bytes; `Kept` answers."""
+        self._put(stream, lambda: self._keep(stream))
+
+    def restore(self, stream: int, data: bytes) -> None:
+        """Go on with a stream from such bytes; `Seen` answers."""
+        self._put(stream, lambda: self._restore(stream, data))
 
     def forget(self, stream: int) -> None:
         """End a stream; nothing answers."""
@@ -116,6 +136,8 @@ class Worker:
             return job()
         except StreamInputError as e:
             failed = Failed(stream, Code.MEDIA_FORMAT, str(e))
+        except SnapshotError as e:
+            failed = Failed(stream, Code.RESTORE_DENIED, str(e))
         except (torch.OutOfMemoryError, MemoryError) as e:
             failed = Failed(stream, Code.STAGE_OOM, f"There was no memory for this session: {e}")
             torch.cuda.empty_cache()  # does nothing where there is no CUDA
@@ -145,6 +167,18 @@ class Worker:
             return None
         state = self._states[stream] = self._avatar.interrupt(self._states[stream])
         return Forgotten(stream, state.num_samples // SAMPLES_PER_FRAME - state.num_frames)
+
+    def _keep(self, stream: int) -> Answer | None:
+        if stream not in self._states:
+            return None
+        try:
+            return Kept(stream, self._avatar.snapshot(self._states[stream]).to_bytes())
+        except SnapshotError as e:
+            return Kept(stream, None, str(e))
+
+    def _restore(self, stream: int, data: bytes) -> Answer:
+        self._states[stream] = self._avatar.restore(Snapshot.from_bytes(data))
+        return Seen(stream)
 
     def _forget(self, stream: int) -> Any:
         self._states.pop(stream, None)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from af_runtime.commands.connecting import Key, ServerKey
 from af_runtime.commands.output import Overrides
 from af_runtime.commands.threads import Threads, use_threads
 
@@ -41,6 +42,15 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="After SIGTERM, for sessions to end.")
     ] = 30.0,
+    drain_to: Annotated[
+        str | None,
+        typer.Option(metavar="ENDPOINT", help="After SIGTERM, move sessions to this worker."),
+    ] = None,
+    drain_key: Key = None,
+    drain_server_key: ServerKey = None,
+    resume_ttl: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for a client that was lost.")
+    ] = 15.0,
     overrides: Overrides = None,
     threads: Threads = None,
 ) -> None:
@@ -55,6 +65,8 @@ def serve(
     import af_core
     from af_core.graph import parse_overrides
 
+    from af_runtime.client.opening import connected
+    from af_runtime.movers import Movers
     from af_runtime.server import Limits
     from af_runtime.service import ServiceOptions, running
 
@@ -63,14 +75,22 @@ def serve(
         health=None if health == "-" else health,
         keys=keys,
         is_insecure=insecure,
-        limits=Limits(max_sessions=max_sessions, max_sessions_per_client=max_sessions),
+        limits=Limits(
+            max_sessions=max_sessions,
+            max_sessions_per_client=max_sessions,
+            resume_ttl_s=resume_ttl,
+        ),
     )
     changes = parse_overrides(overrides or [])
     with running(lambda: af_core.load(pipeline or preset, changes), options) as server:
         _say(f"serving {server.info.preset} at {server.endpoint}")
         if insecure:
             _say("warning: what travels is not encrypted (--insecure)")
-        with _stopping(lambda: server.drain(drain_timeout)):
+        movers = None
+        if drain_to is not None:
+            to = drain_to
+            movers = Movers(to, lambda: connected(to, drain_key, drain_server_key))
+        with _stopping(lambda: server.drain(drain_timeout, movers)):
             server.run()
     _say("ended")
 

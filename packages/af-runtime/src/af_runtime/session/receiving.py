@@ -32,8 +32,8 @@ LEGAL: Mapping[Phase, tuple[type, ...]] = {
 """Which messages a client may send in which phase."""
 
 
-def opened(session: Session) -> Step:
-    """The avatar has seen the portrait: speech may come."""
+def opened(session: Session, token: str = "", ttl_ms: int = 0) -> Step:
+    """The avatar has seen the portrait: speech may come. The token is for RESUME."""
     window = session.rules.audio_window
     answer = server.Opened(
         session=session.name,
@@ -41,6 +41,8 @@ def opened(session: Session) -> Step:
         lead_frames=session.rules.block_frames,
         pacing=session.rules.pacing,
         late_policy=session.late_policy,
+        resume_token=token,
+        resume_ttl_ms=ttl_ms,
     )
     return attrs.evolve(session, phase=Phase.ACTIVE, audio_limit=window), ((answer, {}),)
 
