@@ -27,6 +27,12 @@ from af_runtime.worker import Kept, Worker
 HELD_S = 5.0
 """How long a session stands still after SNAPSHOT, unless RELEASE ends it."""
 
+TOLD_S = 2.0
+"""How long a worker that stops stays for clients that have not heard where their session went.
+
+A socket that is closed with messages in it is reset, and takes with it what it has sent.
+"""
+
 NOBODY = b""
 """The peer of a session without a line."""
 
@@ -50,9 +56,10 @@ class Token:
         known = (self.value, self.former or self.value)
         return sum(hmac.compare_digest(one.encode(), other.encode()) for one in known) > 0
 
-    def renew(self) -> None:
-        """Draw another; the present one stays good until `confirm`."""
-        self.former, self.value = self.value, secrets.token_urlsafe(32)
+    def used(self, token: str) -> None:
+        """Draw another, unless the client has shown the former one: it lacks the present one yet."""
+        if hmac.compare_digest(self.value.encode(), token.encode()):
+            self.former, self.value = self.value, secrets.token_urlsafe(32)
 
     def confirm(self) -> None:
         """The new one has come: the former is void."""
@@ -91,6 +98,7 @@ class Handing:
         self._taken: dict[int, Taken] = {}
         self._restoring: dict[int, tuple[Peer, str]] = {}
         self._gone: OrderedDict[str, tuple[Token, server.Moved | None]] = OrderedDict()
+        self._moved_s = -TOLD_S
         self._released: queue.SimpleQueue[server.Moved] = queue.SimpleQueue()
 
     @property
@@ -205,7 +213,7 @@ class Handing:
         except LookupError as e:
             self._desk.refuse(peer, Code.RESUME_DENIED, f"Too much was lost: {e}", name)
             return
-        own.renew()
+        own.used(message.token)
         next_seq = hosted.session.next_seq
         answer = server.Resumed(session=name, next_seq=next_seq, resume_token=own.value)
         self._desk.say(peer, answer)
@@ -238,11 +246,16 @@ class Handing:
             if not hosted.is_closed:
                 self._desk.converse(hosted, message, pcm)
 
+    def is_quiet(self, now_s: float) -> bool:
+        """Whether the clients of all sessions that moved have had time to hear of it."""
+        return now_s - self._moved_s > TOLD_S
+
     def _release(self, hosted: Hosted, endpoint: str, token: str) -> None:
         moved = server.Moved(session=hosted.session.name, endpoint=endpoint, resume_token=token)
         if not hosted.is_detached:
             self._desk.say(hosted.peer, moved)
         self._desk.forget(hosted, moved)
+        self._moved_s = self._desk.clock()
 
     def _give(self, peer: Peer, name: str, data: Blob | None, why: str) -> None:
         if data is None:

@@ -137,12 +137,17 @@ class Server:
     def run(self) -> None:
         """Serve until drained, then end all that is left."""
         try:
-            while not (self.is_draining and not self._hosted):
+            while not (self.is_draining and self._is_done()):
                 self._turn()
         finally:
             for hosted in list(self._hosted.values()):
                 self._end(hosted, Code.ADMIT_DRAINING)
             self._worker.close()
+
+    def _is_done(self) -> bool:
+        """Whether no session is left, and no client may still ask where its session went."""
+        now_s = self._clock()
+        return not self._hosted and (now_s >= self._deadline_s or self._handing.is_quiet(now_s))
 
     def _turn(self) -> None:
         """Wait for something to do, and do it."""
@@ -275,7 +280,7 @@ class Server:
         message = packet.message
         match message:
             case client.Hello():
-                self._greet(peer, message)
+                self._say(peer, answered(message, self.info))
             case client.Ping():
                 self._say(peer, server.Pong(nonce=message.nonce, heard=self._heard(peer, message)))
             case client.Open():
@@ -310,12 +315,6 @@ class Server:
 
     def _find(self, peer: Peer, name: str | None) -> Hosted | None:
         return next((one for one in self._of(peer) if one.session.name == name), None)
-
-    def _greet(self, peer: Peer, hello: client.Hello) -> None:
-        try:
-            self._say(peer, answered(hello, self.info))
-        except ProtocolError as e:
-            self._refuse(peer, Code(e.code), str(e))
 
     def _open(self, peer: Peer, message: client.Open, portrait: NDArray[Any] | None) -> None:
         code, text = self._objection(peer, message.session, message.seq)

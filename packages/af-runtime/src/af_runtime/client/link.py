@@ -154,9 +154,13 @@ class Link:
         self._thread.join()
 
     def _greet(self) -> None:
-        agent, features = f"af-runtime/{version('af-runtime')}", ("resume", "move")
-        versions = {"min_version": VERSION, "max_version": VERSION}
-        self.post(client.Hello(**versions, features=features, agent=agent))
+        hello = client.Hello(
+            min_version=VERSION,
+            max_version=VERSION,
+            features=("resume", "move"),
+            agent=f"af-runtime/{version('af-runtime')}",
+        )
+        self.post(hello)
 
     def _run(self) -> None:
         until = None
