@@ -6,25 +6,44 @@ its weights as safetensors. The same chain takes one core or, under torchrun, ma
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import msgspec
 from af_core.errors import AvatarForcingError, ConfigError
 from af_core.plugins import BuildContext, load_catalog
 from af_core.weights.files import load, write_tensors
+from torch import Tensor
 
 from af_train.backfill import Backfill, BackfillConfig, weights_hash
-from af_train.batches import Source
+from af_train.batches import Batch, Source, Weighted
+from af_train.guidance import encoded_prompt
 from af_train.loop import progress_bar
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
 from af_train.ode_store import TrajectoryStore
 from af_train.parallel import World
+from af_train.strips import SampleConfig, fixed_batch, pictures, streamed, write_strip
 from af_train.trainer import Trainer, TrainerConfig
+
+RECIPE = "recipe.json"
+SAMPLES = "samples"
 
 
 class StageNotTrainedError(AvatarForcingError):
     """A stage needs weights that an earlier one has not left yet."""
+
+
+class TeacherGateError(AvatarForcingError):
+    """The teacher is not worth learning from."""
+
+
+class Verdict(Protocol):
+    """What a gate found; its text has the numbers."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether a student may learn from this teacher."""
+        ...
 
 
 class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +54,9 @@ class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerConfig
     options: dict[str, Any] = {}
     """Options of the objective."""
+    begin: str | None = None
+    """Weights the first role begins with: a file, or ``shipped``, those of the preset. None begins
+    as the chain has it. A run that has a checkpoint goes on from that."""
 
 
 class DistillRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +66,8 @@ class DistillRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backfill: BackfillConfig
     ode: StageRecipe
     dmd: StageRecipe
+    samples: SampleConfig = SampleConfig()
+    """Strips of sample frames while stages train; off unless ``samples.every`` is set."""
 
 
 @attrs.frozen(eq=False)
@@ -58,6 +82,13 @@ class Distillation:
     source: Source
     recipe: DistillRecipe
     world: World = attrs.field(factory=World)
+    gate: Callable[[Any], Verdict] | None = None
+    """Judges the teacher before trajectories are made; None lets any pass."""
+    shipped: Callable[[], Mapping[str, Tensor]] | None = None
+    """Reads the weights of the preset that is distilled, if it has any."""
+
+    emphasis: Tensor | None = None
+    """How much each element of a latent frame counts, ``[c or 1, h, w]``; None: all alike."""
 
     def weights(self, stage: str) -> Path:
         """Return the file that a stage leaves."""
@@ -69,10 +100,10 @@ class Distillation:
 
     def backfill(self) -> Path:
         """Write the teacher's trajectories, this process's share of them."""
-        teacher = self._network("teacher").to(self.world.device).eval()
-        stages, config = self.context.stages, self.recipe.backfill
-        size = self.context.geometry.block_latents
-        job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
+        teacher = self._network("teacher").eval()
+        self._judge(teacher)
+        teacher = teacher.to(self.world.device)
+        job, config = self._sampling(teacher), self.recipe.backfill
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             total = config.num_clips // self.world.size
@@ -86,6 +117,20 @@ class Distillation:
                 bar.update(task, log=path.name)
         self.world.wait()
         return self.trajectories
+
+    def _judge(self, teacher: Any) -> None:
+        """Stop where a student would learn from a bad teacher; a verdict is kept beside it."""
+        kept = self.directory / "teacher_gate.txt"
+        if self.gate is None or kept.exists():
+            return
+        verdict = self.gate(teacher)
+        if not verdict.passed:
+            raise TeacherGateError(
+                f"The teacher does not pass the gate: {verdict}. Train it for longer "
+                "(teacher.trainer.steps) or go on all the same with gate=off."
+            )
+        if self.world.leads:
+            kept.write_text(f"{verdict}\n")
 
     @property
     def trajectories(self) -> Path:
@@ -102,6 +147,8 @@ class Distillation:
             shift=c.shift,
             num_steps=c.num_steps,
             guidance_weight=c.guidance_weight,
+            text_guidance_weight=c.text_guidance_weight,
+            negative_prompt=c.negative_prompt,
         )
         return self._train("ode", self.recipe.ode, {STUDENT: "teacher"}, store)
 
@@ -140,15 +187,89 @@ class Distillation:
             for role, whose in begin.items()
         }
         objective = self.objective(recipe)
+        if recipe.begin is not None:
+            self._begin(networks[objective.roles[0]], recipe.begin)
         trainer = Trainer(
-            objective, networks, source, recipe.trainer, self.directory / stage, self.world
+            objective,
+            networks,
+            self._weighted(source),
+            recipe.trainer,
+            self.directory / stage,
+            self.world,
         )
-        trainer.fit()
+        self._note()
+        trainer.fit(self._sampler(stage, trainer))
         weights = trainer.roles[objective.roles[0]].weights()
         if self.world.leads:
             write_tensors(path, weights)
         self.world.wait()
         return path
+
+    def _note(self) -> None:
+        """Write down what this directory is a run of."""
+        if self.world.leads:
+            note = {"recipe": type(self.recipe).__name__, "settings": self.recipe}
+            self.directory.mkdir(parents=True, exist_ok=True)
+            text = msgspec.json.format(msgspec.json.encode(note))
+            (self.directory / RECIPE).write_bytes(text + b"\n")
+
+    def _sampler(self, stage: str, trainer: Trainer) -> Callable[[int], None]:
+        """Return what draws a strip of the role that is learnt, every so many steps."""
+        config, role = self.recipe.samples, trainer.objective.roles[0]
+        if config.every == 0:
+            return lambda step: None
+        batch = fixed_batch(self.source, config, self.context.geometry.block_latents)
+        batch = batch.to(self.world.device)
+        folder, decoder = self.directory / stage / SAMPLES, self.context.stages.get("decoder")
+
+        def draw(step: int) -> None:
+            if step % config.every and step != trainer.config.steps:
+                return
+            weights = trainer.roles[role].weights()  # all processes: they lie in shards
+            if not self.world.leads:
+                return
+            network = self.make()
+            network.load_state_dict(weights)
+            network = network.to(self.world.device).eval()
+            made = self._sampled(network, role, batch)
+            frames = pictures(made, batch.portrait, decoder)
+            write_strip(folder / f"{step:09d}.png", frames, config.columns)
+
+        if self.world.leads and batch.clip is not None:
+            truth = pictures(batch.clip, batch.portrait, decoder)
+            write_strip(folder / "truth.png", truth, config.columns)
+        return draw
+
+    def _sampled(self, network: Any, role: str, batch: Batch) -> Tensor:
+        """Return a clip as this role makes it: streamed, or by the steps of a trajectory."""
+        if role != TEACHER:
+            return streamed(network, self.context, batch)
+        return self._sampling(network).states(batch)[:, -1]
+
+    def _sampling(self, teacher: Any) -> Backfill:
+        """Return what draws a teacher's trajectories."""
+        config = self.recipe.backfill
+        return Backfill(
+            teacher,
+            self.source,
+            self._ladder(),
+            config,
+            self.context.stages["anchor_cache"],
+            self.context.geometry.block_latents,
+            encoded_prompt(self.context, config.negative_prompt),
+        )
+
+    def _begin(self, network: Any, where: str) -> None:
+        """Fill a network from a file, or with the weights that the preset comes with."""
+        if where != "shipped":
+            load(network, Path(where))
+        elif self.shipped is None:
+            raise ConfigError("begin=shipped: this pipeline comes without weights. Name a file.")
+        else:
+            network.load_state_dict(self.shipped())
+
+    def _weighted(self, source: Source) -> Source:
+        return source if self.emphasis is None else Weighted(source, self.emphasis)
 
     def _network(self, stage: str) -> Any:
         path = self.weights(stage)
