@@ -86,6 +86,13 @@ def forget_unheard(state: StreamState[Any]) -> StreamState[Any]:
     return attrs.evolve(state, window=state.window.up_to(clock.num_heard), clock=clock)
 
 
+def forget_window(state: StreamState[Any]) -> StreamState[Any]:
+    """Drop every block of the window; the next to be admitted has the number of the oldest."""
+    first = state.window.blocks[0] if len(state.window) else state.clock.next_block
+    clock = attrs.evolve(state.clock, next_block=first, num_heard=first)
+    return attrs.evolve(state, window=state.window.up_to(first), clock=clock)
+
+
 def admit(streamer: Streamer[Any], state: StreamState[Any], vectors: Tensor) -> StreamState[Any]:
     """Put a block of fresh noise at the tail of the window (line 10).
 

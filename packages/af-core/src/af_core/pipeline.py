@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from af_core.assembly import assemble
-from af_core.errors import StageContractError, StreamEndedError, StreamInputError
+from af_core.errors import SnapshotError, StageContractError, StreamEndedError, StreamInputError
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
@@ -30,6 +30,9 @@ from af_core.running import Opening, Reopening, Runner, packages
 from af_core.snapshots.identity import Identity, configuration
 from af_core.snapshots.value import Snapshot, SnapshotHeader
 from af_core.together import Run, arrived, flow
+
+DENOISER = "denoiser"
+"""The node that holds the blocks on their way."""
 
 
 @attrs.frozen
@@ -194,7 +197,10 @@ class Avatar:
         header.require(self.info.preset, own.configuration, own.weights)
         saved = snapshot.values(self.runners, self._packages, self.device)
         again = Reopening(self.text)
-        nodes = {name: self.runners[name].restore(value, again) for name, value in saved.items()}
+        try:
+            nodes = {name: self.runners[name].restore(one, again) for name, one in saved.items()}
+        except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as e:
+            raise SnapshotError(f"A state in the snapshot is none of its node: {e}.") from e
         return AvatarState(
             nodes, header.num_streams, header.num_samples, header.num_frames, header.is_finished
         )
@@ -203,6 +209,46 @@ class Avatar:
     def _packages(self) -> frozenset[str]:
         """Return the packages whose classes states are made of."""
         return frozenset({"af_core"}).union(*map(packages, self.runners.values()))
+
+    @torch.inference_mode()
+    def interrupt(self, state: AvatarState) -> AvatarState:
+        """Forget the speech whose frames have not come out; what is heard next takes its place.
+
+        The blocks on their way begin anew, from fresh noise and with the new speech, after the
+        frames that did come out. Raises ``StageContractError`` unless ``can_interrupt``.
+        """
+        if state.is_finished:
+            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
+        if not self.can_interrupt:
+            raise StageContractError(
+                "This pipeline cannot be interrupted: a node hears the speech beside the denoiser, "
+                "so its past and the frames would part. Let it hear what the denoiser hands out."
+            )
+        denoiser: Any = self.runners[DENOISER]
+        kept = denoiser.interrupt(state.nodes[DENOISER])
+        opening = denoiser.reopening(kept)
+        heard = {name: self.runners[name].open(opening) for name in self._before(DENOISER)}
+        samples = denoiser.num_emitted(kept) * self.geometry.samples_per_block
+        nodes = {**state.nodes, DENOISER: kept, **heard}
+        return attrs.evolve(state, nodes=nodes, num_samples=samples)
+
+    @property
+    def can_interrupt(self) -> bool:
+        """Whether speech can be forgotten: all that is heard goes through the denoiser."""
+        if DENOISER not in self.runners:
+            return False
+        inside = {"audio", *self._before(DENOISER)}
+        others = set(self.runners) - inside - {DENOISER}
+        return not any(inside & self._sources(name) for name in others)
+
+    def _sources(self, name: str) -> set[str]:
+        """Return the nodes that a node hears directly."""
+        return {source.partition(".")[0] for source in self.wires[name].values()}
+
+    def _before(self, name: str) -> set[str]:
+        """Return the nodes whose work a node depends on."""
+        direct = self._sources(name) & set(self.runners)
+        return direct.union(*(self._before(one) for one in direct))
 
     def stream(
         self, portrait: Tensor, chunks: Iterable[Tensor], *, seed: int | Sequence[int] = 0

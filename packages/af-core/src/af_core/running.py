@@ -247,6 +247,19 @@ class DenoiseRunner:
             ready += [] if block is None else [block]
         return _latents(ready), attrs.evolve(state, stream=stream)
 
+    def interrupt(self, state: _Pending) -> _Pending:
+        """Forget rows and blocks that have not come out, see ``Streamer.interrupt``."""
+        stream = self.streamer.interrupt(state.stream)
+        return attrs.evolve(state, rows=state.rows[:, :0], stream=stream)
+
+    def reopening(self, state: _Pending) -> Opening:
+        """Return with what the nodes that listen for these streams were opened."""
+        return Opening(len(state.portrait), state.portrait, state.stream.seeds)
+
+    def num_emitted(self, state: _Pending) -> int:
+        """Return the blocks that have come out of streams that were just interrupted."""
+        return state.stream.clock.num_heard
+
     def snapshot(self, state: _Pending) -> _Pending:
         """Leave out what follows from portrait and prompt; keys and values stay in."""
         state.stream.require_current()

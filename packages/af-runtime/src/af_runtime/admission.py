@@ -4,18 +4,15 @@ A session that may not come in has an objection, which is a code and a sentence.
 """
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import attrs
-from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import AvatarInfo
 
 from af_runtime.errors import ProtocolError
 from af_runtime.hosting import Hosted
 from af_runtime.messages import from_client as client
-from af_runtime.messages import from_server as server
-from af_runtime.messages.codec import VERSION, Packet
+from af_runtime.messages.codec import Packet
 from af_runtime.messages.codes import Code
 from af_runtime.messages.fields import QUEUE, OfSession
 from af_runtime.quotas import Quotas
@@ -39,6 +36,8 @@ class Limits:
     """Samples of speech of one session that may wait."""
     silence_s: float = 15.0
     """A client that is silent for as long has gone."""
+    resume_ttl_s: float = 15.0
+    """How long a session waits for a client whose line was lost."""
     idle_turn_s: float = 0.5
     """The loop looks around at least this often."""
 
@@ -117,17 +116,21 @@ class Admission:
             del self.peers[peer]
         return gone
 
-    def objection(self, peer: Peer, message: client.Open) -> tuple[Code | None, str]:
-        """Return why a session cannot be opened, if so."""
-        if message.seq != 0:
-            return Code.SEQ_GAP, f"OPEN is message 0 of its session, not {message.seq}."
-        if any(one.session.name == message.session for one in self.sessions.values()):
-            return Code.SESSION_EXISTS, f"There is a session {message.session!r} already."
+    def may_wait(self, peer: Peer) -> bool:
+        """Return whether a client understands that it must wait."""
+        return self.peers[peer].may_wait
+
+    def objection(self, peer: Peer, name: str, seq: int, may_wait: bool) -> tuple[Code | None, str]:
+        """Return why a session cannot be opened, or taken over, if so."""
+        if seq:
+            return Code.SEQ_GAP, f"OPEN is message 0 of its session, not {seq}."
+        if any(one.session.name == name for one in self.sessions.values()):
+            return Code.SESSION_EXISTS, f"There is a session {name!r} already."
         heard = self.peers[peer]
         most, mine = self._most(heard), self._of_client(peer, heard)
         if most is not None and len(mine) >= most:
             return Code.AUTH_QUOTA, f"A client may have {most} sessions at a time."
-        if self.is_full and not (heard.may_wait and not self.line.is_full):
+        if self.is_full and not (may_wait and not self.line.is_full):
             waiting = f", and {len(self.line)} wait" if len(self.line) else ""
             return Code.ADMIT_FULL, f"All {self.limits.max_sessions} places are taken{waiting}."
         return None, ""
@@ -144,21 +147,10 @@ class Admission:
         theirs = {one for one, known in self.peers.items() if known.user == heard.user}
         return [one for one in self.sessions.values() if one.peer in theirs]
 
-    def hello_ok(self, peer: Peer, hello: client.Hello, info: AvatarInfo) -> server.HelloOk:
-        """Return the answer to a client whose version is spoken here."""
+    def greeted(self, peer: Peer, hello: client.Hello) -> tuple[str, ...]:
+        """Note what a client understands; return what this worker offers of admission."""
         self.peers[peer].may_wait = QUEUE in hello.features
-        return server.HelloOk(
-            version=VERSION,
-            format=server.Format(
-                preset=info.preset,
-                width=info.width,
-                height=info.height,
-                block_samples=info.frames_per_block * SAMPLES_PER_FRAME,
-                lookahead_samples=round(info.lookahead_ms * info.sample_rate / 1e3),
-            ),
-            features=(QUEUE,) if self.limits.queue else (),
-            server=f"af-runtime/{version('af-runtime')}",
-        )
+        return (QUEUE,) if self.limits.queue else ()
 
     def new_session(self, message: client.Open, info: AvatarInfo) -> Session:
         """Return a session that has a place, or waits if there is none."""

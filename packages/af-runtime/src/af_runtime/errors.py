@@ -53,7 +53,11 @@ class ConnectionLostError(ServiceError):
 
 
 class PeerGoneError(AvatarForcingError):
-    """The other end of a transport has gone, or does not read what it has asked for."""
+    """The other end of a transport has gone, or is no use: see `PeerSlowError`."""
+
+
+class PeerSlowError(PeerGoneError):
+    """The other end is there, but does not read what it has asked for."""
 
 
 class BusyError(UnavailableError):

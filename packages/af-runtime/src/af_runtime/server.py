@@ -11,35 +11,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 from af_core.errors import AvatarForcingError
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 
 from af_runtime.admission import Admission
 from af_runtime.admission import Limits as Limits
-from af_runtime.errors import PeerGoneError, ProtocolError
+from af_runtime.errors import PeerGoneError, PeerSlowError, ProtocolError
+from af_runtime.greeting import Refusals, answered, refusal
+from af_runtime.handing import Desk, Handing
 from af_runtime.hosting import NEVER, Hosted
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
-from af_runtime.messages.codec import VERSION, Packet, decode_from_client, encode
-from af_runtime.messages.codes import RETRYABLE, Code
+from af_runtime.messages.codec import Packet, decode_from_client, encode
+from af_runtime.messages.codes import Code
 from af_runtime.messages.fields import Message
 from af_runtime.metrics import Metrics
+from af_runtime.movers import Movers
 from af_runtime.quotas import Quotas
-from af_runtime.session.state import Phase
-from af_runtime.transport.base import REFUSED, Frames, Peer, ServerTransport
+from af_runtime.session.state import Phase, Session
+from af_runtime.transport.base import Frames, Peer, ServerTransport
 from af_runtime.waiting import Waiting
-from af_runtime.worker import Answer, Drawn, Failed, Seen, Worker
+from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Kept, Seen, Worker
 
 log = logging.getLogger(__name__)
 
 MESSAGES_A_TURN = 64
 """Messages taken before frames that are due are looked at again."""
-
-RETRY_MS = 1_000
-
-REFUSALS_S = 10.0
-"""Refused connections are logged at most as often."""
 
 
 Portraits = Callable[[str], NDArray[Any]]
@@ -59,7 +58,9 @@ class Server:
         metrics: Metrics | None = None,
         quotas: Quotas | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trusts_all: bool = False,
     ) -> None:
+        """Begin; ``trusts_all`` lets any client move sessions of others."""
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
@@ -67,9 +68,25 @@ class Server:
         self.admission = Admission(self.limits, quotas)
         self._sessions = self.admission.sessions
         self.metrics.places.set(self.limits.max_sessions)
+        desk = Desk(
+            self._sessions,
+            self._worker,
+            say=self._say,
+            refuse=self._refuse,
+            fail=self._fail,
+            flush=self._flush,
+            forget=self._forget,
+            place=self._place,
+            converse=self._converse,
+            objection=self._objection,
+            clock=clock,
+        )
+        self._handing = Handing(desk, ttl_s=self.limits.resume_ttl_s, trusts_all=trusts_all)
+        self._can_forget = avatar.can_interrupt
         self._streams = itertools.count()
-        self._refused, self._may_log_s = 0, 0.0
+        self._refusals = Refusals()
         self._drain_s: float | None = None
+        self._movers: Movers | None = None
         self._deadline_s = NEVER
         self._turned_s = clock()
 
@@ -99,23 +116,29 @@ class Server:
         since = self._worker.busy_since_s
         return 0.0 if since is None else time.monotonic() - since
 
-    def drain(self, timeout_s: float = 30.0) -> None:
+    def drain(self, timeout_s: float = 30.0, movers: Movers | None = None) -> None:
         """Take no new sessions; ``run`` returns when the last has ended, or after the timeout.
 
-        Any thread, and a signal handler, may call it.
+        ``movers`` take those that run to another worker. Any thread, and a signal handler, may
+        call it.
         """
-        self._drain_s = timeout_s
+        self._drain_s, self._movers = timeout_s, movers
         self._transport.wake()
 
     def run(self) -> None:
         """Serve until drained, then end all that is left."""
         try:
-            while not (self.is_draining and not self._sessions):
+            while not (self.is_draining and self._is_done()):
                 self._turn()
         finally:
             for hosted in list(self._sessions.values()):
                 self._end(hosted, Code.ADMIT_DRAINING)
             self._worker.close()
+
+    def _is_done(self) -> bool:
+        """Whether no session is left, and no client may still ask where its session went."""
+        now_s = self._clock()
+        return not self._sessions and (now_s >= self._deadline_s or self._handing.is_quiet(now_s))
 
     def _turn(self) -> None:
         """Wait for something to do, and do it."""
@@ -130,7 +153,8 @@ class Server:
         for answer in self._worker.answers():
             self._take(answer)
         self._turned_s = self._clock()
-        self._watch_handshakes()
+        self.metrics.handshake_failures.set(self._transport.handshake_failures)
+        self._refusals.note(self._transport.handshake_failures, self._turned_s)
         self._watch(self._turned_s)
         self._seat()
         for hosted in list(self._sessions.values()):
@@ -149,16 +173,10 @@ class Server:
         self.metrics.sessions.set(self.num_sessions)
         self.metrics.waiting.set(len(self.admission.line))
 
-    def _watch_handshakes(self) -> None:
-        """Say that connections were refused, at most once in a while."""
-        failures, now_s = self._transport.handshake_failures, self._clock()
-        self.metrics.handshake_failures.set(failures)
-        if failures > self._refused and now_s >= self._may_log_s:
-            log.warning("%d connections were refused: %s", failures - self._refused, REFUSED)
-            self._refused, self._may_log_s = failures, now_s + REFUSALS_S
-
     def _advance(self, hosted: Hosted, now_s: float) -> None:
         """Let a session send what is due and hear what it may."""
+        if hosted.is_still:
+            return
         hosted.advance(now_s)
         block = hosted.feed()
         if block is not None:
@@ -177,15 +195,21 @@ class Server:
             self._fail(hosted, Code.INTERNAL, f"A fault of the worker: {type(e).__name__}: {e}")
 
     def _flush(self, hosted: Hosted) -> None:
-        """Send what a session has to say; if its client has gone, so has the session."""
+        """Send what a session has to say; if its client has gone, it waits for it."""
+        if hosted.is_detached:
+            return
         try:
             for message, buffers in hosted.outgoing():
                 self._transport.send(hosted.peer, encode(message, **buffers))
                 self._note_first_frame(hosted, message)
-        except PeerGoneError as e:
-            if not hosted.is_closed:
-                log.warning("a session has ended: %s", e)
+        except PeerSlowError as e:
+            log.warning("a session has ended: %s", e)
             hosted.close(Code.SESSION_EXPIRED)
+        except PeerGoneError:
+            if hosted.session.phase is Phase.QUEUED:
+                hosted.close(Code.SESSION_EXPIRED)
+            else:
+                hosted.detach(self._clock())
         if hosted.is_closed:
             self._forget(hosted)
 
@@ -193,18 +217,20 @@ class Server:
         if isinstance(message, server.Media) and message.pts == 0:
             self.metrics.first_frame_s.observe(self._clock() - hosted.opened_s)
 
-    def _forget(self, hosted: Hosted) -> None:
+    def _forget(self, hosted: Hosted, moved: server.Moved | None = None) -> None:
         was_waiting = self.admission.line.leave(hosted.stream)
         if self._sessions.pop(hosted.stream, None) is None or was_waiting:
             return
         lasted_s = self._clock() - hosted.opened_s
         self._worker.forget(hosted.stream)
+        self._handing.forgotten(hosted, moved)
         self.admission.line.note_length(lasted_s)
         self.metrics.session_s.observe(lasted_s)
 
     def _end(self, hosted: Hosted, reason: str) -> None:
         hosted.close(reason)
         self._flush(hosted)
+        self._forget(hosted)
 
     def _watch(self, now_s: float) -> None:
         """End the sessions of clients that are silent, and all of them when draining takes long."""
@@ -217,6 +243,11 @@ class Server:
                 self._say(peer, server.Draining(deadline_ms=round(self._drain_s * 1e3)))
             for hosted in self.admission.line.members():
                 self._end(hosted, Code.ADMIT_DRAINING)
+            if self._movers is not None:
+                self._movers.begin(self._handing, self._transport.wake)
+        if self._movers is not None:
+            self._movers.turn(list(self._sessions.values()), now_s)
+        self._handing.watch(now_s)
         if now_s >= self._deadline_s:
             for hosted in list(self._sessions.values()):
                 self._end(hosted, Code.ADMIT_DRAINING)
@@ -228,11 +259,17 @@ class Server:
             return
         with self._alone(hosted):
             match answer:
-                case Seen():
-                    hosted.seen()
+                case Seen() if not self._handing.seen(hosted):
+                    token = self._handing.admitted(hosted.stream)
+                    hosted.seen(token, self._handing.ttl_ms)
+                case Kept():
+                    self._handing.kept(hosted, answer)
                 case Drawn():
                     hosted.drawn(answer.pictures, answer.seconds)
+                case Forgotten():
+                    hosted.forgotten(answer.num_owed)
                 case Failed():
+                    self._handing.failed(hosted, answer.code, answer.message)
                     self._fail(hosted, answer.code, answer.message)
 
     def _receive(self, peer: Peer, frames: Frames) -> None:
@@ -256,11 +293,13 @@ class Server:
         message = packet.message
         match message:
             case client.Hello():
-                self._greet(peer, message)
+                self._say(peer, answered(message, self.info, self.admission.greeted(peer, message)))
             case client.Ping():
-                self._say(peer, server.Pong(nonce=message.nonce))
+                self._say(peer, server.Pong(nonce=message.nonce, heard=self._heard(peer, message)))
             case client.Open():
                 self._open(peer, message, packet.arrays.get("portrait"))
+            case client.Resume() | client.Snapshot() | client.Restore() | client.Release():
+                self._handing.handle(peer, message, packet.arrays)
             case _:
                 hosted = self.admission.find(peer, message.session)
                 if hosted is None:
@@ -269,25 +308,27 @@ class Server:
                 else:
                     self._converse(hosted, message, packet.arrays.get("pcm"))
 
+    def _heard(self, peer: Peer, ping: client.Ping) -> dict[str, int]:
+        """Forget messages that a client has, and return what has come of it."""
+        for hosted in self.admission.of(peer):
+            hosted.history.heard(ping.heard.get(hosted.session.name, 0))
+        return {one.session.name: one.session.next_seq for one in self.admission.of(peer)}
+
     def _converse(self, hosted: Hosted, message: client.InSession, pcm: Any) -> None:
+        if hosted.is_held:
+            hosted.waiting.append((message, pcm))
+            return
         with self._alone(hosted):
-            hosted.receive(message, pcm)
+            self._handing.spoken(hosted)
+            was_asked = hosted.session.is_forgetting
+            hosted.receive(message, pcm, self._clock())
+            if hosted.session.is_forgetting and not was_asked:
+                self._worker.interrupt(hosted.stream)
             self._flush(hosted)
 
-    def _greet(self, peer: Peer, hello: client.Hello) -> None:
-        if not hello.min_version <= VERSION <= hello.max_version:
-            text = (
-                f"This worker speaks version {VERSION}; "
-                f"the client {hello.min_version} to {hello.max_version}."
-            )
-            self._refuse(peer, Code.VERSION, text)
-            return
-        self._say(peer, self.admission.hello_ok(peer, hello, self.info))
-
     def _open(self, peer: Peer, message: client.Open, portrait: NDArray[Any] | None) -> None:
-        code, text = self.admission.objection(peer, message)
-        if self.is_draining:
-            code, text = Code.ADMIT_DRAINING, "This worker is about to stop; ask another."
+        may_wait = self.admission.may_wait(peer)
+        code, text = self._objection(peer, message.session, message.seq, may_wait)
         if code is not None:
             self._refuse(peer, code, text, message.session)
             return
@@ -303,15 +344,28 @@ class Server:
             return
         self._admit(peer, message, picture)
 
+    def _objection(
+        self, peer: Peer, name: str, seq: int = 0, may_wait: bool = False
+    ) -> tuple[Code | None, str]:
+        """Return why a session cannot be opened or taken over, if so."""
+        if self.is_draining:
+            return Code.ADMIT_DRAINING, "This worker is about to stop; ask another."
+        return self.admission.objection(peer, name, seq, may_wait)
+
     def _admit(self, peer: Peer, message: client.Open, portrait: NDArray[Any]) -> None:
-        session, stream = self.admission.new_session(message, self.info), next(self._streams)
-        hosted = Hosted(session, peer, stream, self._clock(), self.metrics)
-        new = Waiting(hosted, portrait, message.seed)
-        self._sessions[stream] = hosted
+        session = self.admission.new_session(message, self.info)
+        new = Waiting(self._place(session, peer), portrait, message.seed)
         if session.phase is Phase.QUEUED:
             self.admission.line.join(new)
         else:
             self._begin(new)
+
+    def _place(self, session: Session, peer: Peer) -> Hosted:
+        """Host a session."""
+        rules = attrs.evolve(session.rules, can_forget=self._can_forget)
+        session, stream = attrs.evolve(session, rules=rules), next(self._streams)
+        hosted = self._sessions[stream] = Hosted(session, peer, stream, self._clock(), self.metrics)
+        return hosted
 
     def _begin(self, new: Waiting) -> None:
         """Let the avatar look at the portrait of a session that has a place."""
@@ -336,19 +390,11 @@ class Server:
         self, peer: Peer, code: Code, text: str, session: str, fatal: bool, after_ms: int
     ) -> None:
         self.metrics.errors.labels(code).inc()
-        error = server.Error(
-            code=code,
-            message=text[:2048],
-            session=session,
-            fatal=fatal,
-            retryable=code in RETRYABLE,
-            retry_after_ms=(after_ms or RETRY_MS) if code in RETRYABLE else 0,
-        )
-        self._say(peer, error)
+        self._say(peer, refusal(code, text, session, fatal=fatal, after_ms=after_ms))
 
-    def _say(self, peer: Peer, message: Message) -> None:
+    def _say(self, peer: Peer, message: Message, **arrays: NDArray[Any]) -> None:
         """Send a message of no session; who has gone does not hear it."""
         try:
-            self._transport.send(peer, encode(message))
+            self._transport.send(peer, encode(message, **arrays))
         except PeerGoneError:
             log.info("a client went before it was answered")

@@ -72,8 +72,14 @@ def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Ser
         avatar = load()
         warm_up(avatar)
         server = Server(
-            avatar, transport, portraits=gallery(avatar), limits=options.limits, quotas=quotas
+            avatar,
+            transport,
+            portraits=gallery(avatar),
+            limits=options.limits,
+            quotas=quotas,
+            trusts_all=keys is None and is_local(options.bind),
         )
+        _ = avatar.identity.weights  # hashed here, not when the first session moves
         health.server = server
         yield server
     finally:

@@ -15,8 +15,10 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from af_core.errors import StreamInputError
+from af_core.errors import SnapshotError, StreamInputError
+from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import Avatar, AvatarState, Stepped
+from af_core.snapshots.value import Snapshot
 from numpy.typing import NDArray
 
 from af_runtime.messages.codes import Code
@@ -41,6 +43,26 @@ class Drawn:
 
 
 @attrs.frozen
+class Forgotten:
+    """The avatar has forgotten what had not come out of a stream."""
+
+    stream: int
+    num_owed: int
+    """Frames that come out of it all the same: later stages hold them."""
+
+
+@attrs.frozen(eq=False)
+class Kept:
+    """What the avatar remembers of a stream, to go on elsewhere."""
+
+    stream: int
+    data: bytes | None
+    """A snapshot (``af_core.snapshots``); None if there can be none."""
+    problem: str = ""
+    """Why there can be none."""
+
+
+@attrs.frozen
 class Failed:
     """A job has failed, and its stream is no more."""
 
@@ -49,7 +71,7 @@ class Failed:
     message: str
 
 
-Answer = Seen | Drawn | Failed
+Answer = Seen | Drawn | Forgotten | Kept | Failed
 
 
 @attrs.frozen(eq=False)
@@ -99,6 +121,18 @@ class Worker:
     def draw(self, stream: int, samples: NDArray[np.float32], *, is_last: bool = False) -> None:
         """Let a stream hear float32 [n]; `Drawn` answers. After the last, the stream has ended."""
         self._jobs.put(_Block(stream, samples, is_last))
+
+    def interrupt(self, stream: int) -> None:
+        """Let a stream forget speech whose frames have not come out; `Forgotten` answers."""
+        self._put(stream, lambda: self._interrupt(stream))
+
+    def keep(self, stream: int) -> None:
+        """Put all that the avatar remembers of a stream into bytes; `Kept` answers."""
+        self._put(stream, lambda: self._keep(stream))
+
+    def restore(self, stream: int, data: bytes) -> None:
+        """Go on with a stream from such bytes; `Seen` answers."""
+        self._put(stream, lambda: self._restore(stream, data))
 
     def forget(self, stream: int) -> None:
         """End a stream; nothing answers."""
@@ -157,6 +191,8 @@ class Worker:
         match error:
             case StreamInputError():
                 return Failed(stream, Code.MEDIA_FORMAT, str(error))
+            case SnapshotError():
+                return Failed(stream, Code.RESTORE_DENIED, str(error))
             case torch.OutOfMemoryError() | MemoryError():
                 torch.cuda.empty_cache()  # does nothing where there is no CUDA
                 text = f"There was no memory for this session: {error}"
@@ -196,6 +232,24 @@ class Worker:
             raise outcome
         frames, self._states[block.stream] = outcome
         return Drawn(block.stream, frames[0].cpu().numpy(), time.perf_counter() - began)
+
+    def _interrupt(self, stream: int) -> Answer | None:
+        if stream not in self._states:
+            return None
+        state = self._states[stream] = self._avatar.interrupt(self._states[stream])
+        return Forgotten(stream, state.num_samples // SAMPLES_PER_FRAME - state.num_frames)
+
+    def _keep(self, stream: int) -> Answer | None:
+        if stream not in self._states:
+            return None
+        try:
+            return Kept(stream, self._avatar.snapshot(self._states[stream]).to_bytes())
+        except SnapshotError as e:
+            return Kept(stream, None, str(e))
+
+    def _restore(self, stream: int, data: bytes) -> Answer:
+        self._states[stream] = self._avatar.restore(Snapshot.from_bytes(data))
+        return Seen(stream)
 
     def _forget(self, stream: int) -> Any:
         self._states.pop(stream, None)

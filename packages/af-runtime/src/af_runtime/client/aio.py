@@ -108,6 +108,11 @@ class AsyncAvatarStream:
         self._link, self._core, self._changes = link, core, changes
 
     @property
+    def name(self) -> str:
+        """Name of the session at the worker."""
+        return self._core.name
+
+    @property
     def epoch(self) -> int:
         """Interruptions so far."""
         return self._core.epoch

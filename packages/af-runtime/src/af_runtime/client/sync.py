@@ -49,6 +49,11 @@ class AvatarClient:
             raise self._link.error
 
     @property
+    def link(self) -> Link:
+        """The connection, for what is no matter of a single stream."""
+        return self._link
+
+    @property
     def format(self) -> Format:
         """What the avatar takes and gives."""
         assert self._link.hello is not None
@@ -136,6 +141,11 @@ class AvatarStream:
 
     def __init__(self, link: Link, core: StreamCore) -> None:
         self._link, self._core = link, core
+
+    @property
+    def name(self) -> str:
+        """Name of the session at the worker."""
+        return self._core.name
 
     @property
     def epoch(self) -> int:

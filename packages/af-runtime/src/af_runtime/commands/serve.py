@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from af_runtime.commands.connecting import Key, ServerKey
 from af_runtime.commands.output import Overrides
 from af_runtime.commands.threads import Threads, use_threads
 
@@ -68,6 +69,15 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="After SIGTERM, for sessions to end.")
     ] = 30.0,
+    drain_to: Annotated[
+        str | None,
+        typer.Option(metavar="ENDPOINT", help="After SIGTERM, move sessions to this worker."),
+    ] = None,
+    drain_key: Key = None,
+    drain_server_key: ServerKey = None,
+    resume_ttl: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for a client that was lost.")
+    ] = 15.0,
     overrides: Overrides = None,
     threads: Threads = None,
 ) -> None:
@@ -82,11 +92,13 @@ def serve(
     from af_core.graph import open_pipeline, parse_overrides
     from af_core.pipeline import build
 
+    from af_runtime.client.opening import connected
+    from af_runtime.movers import Movers
     from af_runtime.service import ServiceOptions, running
 
     checked = open_pipeline(pipeline or preset, parse_overrides(overrides or []))
 
-    limits, notice = _limits(checked, chosen, max_sessions, queue, batching, capacity)
+    limits, notice = _limits(checked, chosen, max_sessions, queue, batching, capacity, resume_ttl)
     options = ServiceOptions(
         bind=bind,
         health=None if health == "-" else health,
@@ -99,7 +111,11 @@ def serve(
         _say(notice)
         if insecure:
             _say("warning: what travels is not encrypted (--insecure)")
-        with _stopping(lambda: server.drain(drain_timeout)):
+        movers = None
+        if drain_to is not None:
+            to = drain_to
+            movers = Movers(to, lambda: connected(to, drain_key, drain_server_key))
+        with _stopping(lambda: server.drain(drain_timeout, movers)):
             server.run()
     _say("ended")
 
@@ -111,6 +127,7 @@ def _limits(
     queue: int,
     batching: Batching,
     file: Path | None,
+    resume_ttl_s: float,
 ) -> tuple["Limits", str]:
     """Return how much is taken on, as asked for or else as was measured, and what to say of it."""
     from af_runtime.admission import Limits
@@ -123,7 +140,11 @@ def _limits(
     together = as_one if batching is Batching.AUTO else batching is Batching.ON
     told = f"{places} sessions at a time, {queue} may wait, batching {'on' if together else 'off'}"
     limits = Limits(
-        max_sessions=places, max_sessions_per_client=places + queue, queue=queue, together=together
+        max_sessions=places,
+        max_sessions_per_client=places + queue,
+        queue=queue,
+        together=together,
+        resume_ttl_s=resume_ttl_s,
     )
     is_asked = max_sessions is not None and batching is not Batching.AUTO and file is None
     return limits, told if is_asked else f"{told}; {notice}"

@@ -37,7 +37,9 @@ MessageT = TypeVar("MessageT")
 KINDS: dict[type, frozenset[str]] = {
     from_client.Open: frozenset({"portrait"}),
     from_client.Audio: frozenset({"pcm"}),
+    from_client.Restore: frozenset({"snapshot"}),
     from_server.Media: frozenset({"video", "audio"}),
+    from_server.SnapshotOk: frozenset({"snapshot"}),
 }
 """Which buffers a message may carry; all others carry none."""
 

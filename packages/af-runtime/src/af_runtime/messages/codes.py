@@ -18,6 +18,8 @@ class Code(StrEnum):
     SESSION_UNKNOWN = "session.unknown"
     SESSION_EXISTS = "session.exists"
     SESSION_EXPIRED = "session.expired"
+    RESUME_DENIED = "session.resume_denied"
+    RESTORE_DENIED = "session.restore_denied"
     ADMIT_FULL = "admit.full"
     ADMIT_DRAINING = "admit.draining"
     MEDIA_FORMAT = "media.format"

@@ -58,6 +58,11 @@ class ClientTransport(Protocol):
     """A client's end: one line to one worker, which comes back when it was broken."""
 
     @property
+    def line(self) -> int:
+        """How often the line has come up; what was sent on an earlier one may be lost."""
+        ...
+
+    @property
     def problem(self) -> str:
         """What is known to be wrong with the line; empty if nothing is."""
         ...

@@ -13,8 +13,15 @@ from typing import Any
 
 import zmq
 from af_core.errors import AvatarForcingError
+from zmq.utils.monitor import parse_monitor_message
 
-from af_runtime.errors import BusyError, PeerGoneError, RequestError, UnavailableError
+from af_runtime.errors import (
+    BusyError,
+    PeerGoneError,
+    PeerSlowError,
+    RequestError,
+    UnavailableError,
+)
 from af_runtime.transport.base import REFUSED, Frames, Peer
 from af_runtime.transport.curve import ClientKeys, Guard, ServerKeys
 from af_runtime.transport.endpoints import private
@@ -77,7 +84,7 @@ class ZmqServer:
         try:
             self._socket.send_multipart([peer, *frames], zmq.NOBLOCK, copy=False)
         except zmq.Again as e:
-            raise PeerGoneError("The client does not read the frames that it asked for.") from e
+            raise PeerSlowError("The client does not read the frames that it asked for.") from e
         except zmq.ZMQError as e:
             raise PeerGoneError(f"The client has gone ({e.strerror}).") from e
 
@@ -131,6 +138,11 @@ class ZmqClient:
             raise PeerGoneError("There is no connection to the worker.") from e
 
     @property
+    def line(self) -> int:
+        """See ``ClientTransport.line``."""
+        return self._waker.handshakes
+
+    @property
     def problem(self) -> str:
         """See ``ClientTransport.problem``."""
         return REFUSED if self._waker.handshake_failures else ""
@@ -149,8 +161,8 @@ class _Waker:
 
     def __init__(self, of: "zmq.Socket[Any]") -> None:
         self._of = of
-        self.handshake_failures = 0
-        self._monitor = of.get_monitor_socket(HANDSHAKE_FAILED)
+        self.handshake_failures = self.handshakes = 0
+        self._monitor = of.get_monitor_socket(HANDSHAKE_FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._here, self._there = socket.socketpair()
         self._here.setblocking(False)
         self._there.setblocking(False)
@@ -166,8 +178,9 @@ class _Waker:
             with suppress(BlockingIOError):
                 self._here.recv(4096)
         if self._monitor in events:
-            self._monitor.recv_multipart()
-            self.handshake_failures += 1
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            self.handshake_failures += bool(event & HANDSHAKE_FAILED)
+            self.handshakes += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
         return self._of in events
 
     def wake(self) -> None:
