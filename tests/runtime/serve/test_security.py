@@ -145,7 +145,7 @@ def test_a_picture_decoded_in_a_child_is_the_one_that_is_decoded_here(decoder, t
 def test_a_file_that_is_no_picture_and_one_too_large_are_plain_errors(decoder):
     with pytest.raises(PortraitError, match=r"face\.jpg is not a picture"):
         decoder.decode(b"nonsense", "face.jpg")
-    with pytest.raises(PortraitError, match="not a picture"):
+    with pytest.raises(PortraitError, match="empty"):
         decoder.decode(b"")
     bomb = io.BytesIO()
     Image.new("1", (9000, 9000)).save(bomb, "PNG")  # 10 kB that would become 243 MB

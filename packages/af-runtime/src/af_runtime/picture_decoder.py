@@ -39,6 +39,8 @@ class PictureDecoder:
 
         A child that takes too long, or is killed, is such an error too.
         """
+        if not data:
+            raise PortraitError(f"{name} is empty (0 bytes).")
         with self._lock:
             child = self._spares.pop() if self._spares else self._start()
         try:

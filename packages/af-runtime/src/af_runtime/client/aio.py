@@ -84,7 +84,7 @@ class AsyncAvatarClient:
             await self._changes.until(is_decided, timeout_s)
         except TimeoutError:
             raise core.waiting_error(timeout_s) or self._link.lost() from None
-        if core.error is not None:
+        if core.error is not None and not core.is_open:  # what fails later, frames tell
             raise core.error
         return AsyncAvatarStream(self._link, core, self._changes)
 

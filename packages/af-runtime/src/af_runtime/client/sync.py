@@ -88,7 +88,7 @@ class AvatarClient:
         options = {"seed": seed, "pacing": pacing, "late_policy": late_policy}
         core.open(*open_message(core.name, portrait, self.format, video_limit=window, **options))
         self._wait_for_place(core, timeout_s, on_queued)
-        if core.error is not None:
+        if core.error is not None and not core.is_open:  # what fails later, frames tell
             raise core.error
         return AvatarStream(self._link, core)
 
