@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 MESSAGES_A_TURN = 64
 """Messages taken before frames that are due are looked at again."""
 
-
 Portraits = Callable[[str], NDArray[Any]]
 """Returns the portrait of a name, uint8 [H, W, 3]; raises `AvatarForcingError`."""
 
