@@ -57,7 +57,7 @@ class Token:
         return sum(hmac.compare_digest(one.encode(), other.encode()) for one in known) > 0
 
     def used(self, token: str) -> None:
-        """Draw another, unless the client has shown the former one: it lacks the present one yet."""
+        """Draw another, unless the client has shown the former one: it lacks the present one."""
         if hmac.compare_digest(self.value.encode(), token.encode()):
             self.former, self.value = self.value, secrets.token_urlsafe(32)
 
