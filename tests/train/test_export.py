@@ -1,7 +1,6 @@
 """Exported weights are those of training, say where they come from, and stream alike."""
 
 import json
-import pickle
 
 import msgspec
 import pytest
@@ -110,16 +109,22 @@ def test_a_checkpoint_of_an_adapter_is_merged_into_what_it_stands_on(tmp_path):
 
 
 def test_a_checkpoint_that_would_run_code_is_not_read(run, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return print, ("run",)
-
     place = tmp_path / "dmd" / "checkpoints" / "000000001"
     place.mkdir(parents=True)
     (place / "about.json").write_bytes(
         (checkpoints.newest(run.directory) / "about.json").read_bytes()
     )
-    for content, words in ((pickle.dumps(Evil()), "builtins.print"), (b"junk", "damaged")):
+    evil = b"\x8c\x08builtins\x8c\x05print"  # two strings, then what looks them up
+    innocent = b"\x8c\x05torch\x8c\x04Size"
+    for content, words in (
+        (b"\x80\x04" + evil + b"\x93)R.", "builtins.print"),
+        (b"\x80\x04cbuiltins\nprint\n)R.", "GLOBAL"),
+        (b"\x80\x04" + evil + innocent + b"00\x93)R.", "POP"),
+        (b"\x80\x04\x8c\x05print\x94" + b"\x8c\x08builtins" + b"h\x00\x93)R.", "builtins.print"),
+        (b"\x80\x04" + evil + b")\x93.", "no plain name"),
+        (b"junk", "damaged"),
+        (b"\x80\x04" + evil, "damaged"),
+    ):
         (place / ".metadata").write_bytes(content)
         with pytest.raises(WeightsError, match=words):
             find_trained(tmp_path / "dmd")

@@ -1,6 +1,6 @@
 """Checkpoints of a run: complete or not there, sharded, readable by another number of processes."""
 
-import pickle
+import pickletools
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -91,41 +91,64 @@ def read_weights(checkpoint: Path, role: str, *, averaged: bool = True) -> dict[
     return tensors["network"] | tensors.get("average", {})
 
 
-class _Plain(pickle.Unpickler):
-    """Reads what torch's checkpoints keep of their tensors, and can make nothing else."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        """Allow descriptions of tensors, sizes and types."""
-        known = module_name.startswith("torch.distributed.checkpoint.metadata") or (
-            (module_name, global_name)
-            in (
-                ("collections", "OrderedDict"),
-                ("pathlib", "PosixPath"),
-                ("pathlib._local", "PosixPath"),
-                ("torch", "Size"),
-                ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-                ("torch.serialization", "_get_layout"),
-            )
-        )
-        if known or (
-            module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
-        ):
-            return super().find_class(module_name, global_name)
-        raise WeightsError(
-            f"A checkpoint that asks for {module_name}.{global_name} was not written by a trainer; "
-            "it is not read."
-        )
+_KNOWN = {
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
+    ("torch", "Size"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+}
+_DESCRIPTIONS = "torch.distributed.checkpoint.metadata"
+_STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
+_RECALLS = {"BINGET", "LONG_BINGET"}
+_NEVER = set(
+    "GLOBAL INST OBJ EXT1 EXT2 EXT4 PERSID BINPERSID PUT BINPUT LONG_BINPUT".split()
+    + "POP POP_MARK DUP".split()
+)
+"""Operations that torch's own descriptions do without, and with which names could be hidden."""
 
 
 def _require_plain(path: Path) -> None:
-    """Refuse a checkpoint whose description, a pickle, would do more than describe tensors."""
+    """Refuse a checkpoint whose description, a pickle, would do more than describe tensors.
+
+    It is looked through, not run: whatever it would call must be the name of a size, a type or a
+    place of a tensor.
+    """
     try:
-        with path.open("rb") as file:
-            _Plain(file).load()
-    except (OSError, pickle.UnpicklingError, EOFError) as error:
-        raise WeightsError(
-            f"{path} cannot be read ({error}): the checkpoint is damaged."
-        ) from error
+        for module, name in _called(path.read_bytes()):
+            is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+            if not (module == _DESCRIPTIONS or is_type or (module, name) in _KNOWN):
+                raise WeightsError(
+                    f"{path} asks for {module}.{name}; no trainer wrote that, so it is not read."
+                )
+    except (OSError, ValueError, IndexError) as error:
+        raise WeightsError(f"The checkpoint is damaged: {path} gives {error}.") from error
+
+
+def _called(data: bytes) -> Iterator[tuple[str, str]]:
+    """Yield module and name of all that a pickle would look up; raise if they are not plain.
+
+    Names are the two strings pushed last, so nothing may come between them and the look-up.
+    """
+    pushed: list[str | None] = []
+    memo: list[str | None] = []
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name in _NEVER:
+            raise ValueError(f"the operation {operation.name}")
+        if operation.name == "STACK_GLOBAL":
+            module, name = pushed[-2:]
+            if module is None or name is None:
+                raise ValueError("a look-up of what is no plain name")
+            yield module, name
+        if operation.name == "MEMOIZE":
+            memo.append(pushed[-1])
+        elif operation.name in _STRINGS:
+            pushed.append(str(argument))
+        elif operation.name in _RECALLS:
+            pushed.append(memo[int(argument or 0)])
+        elif operation.name != "FRAME":
+            pushed.append(None)
 
 
 @contextmanager

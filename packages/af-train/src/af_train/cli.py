@@ -131,6 +131,7 @@ def prepare(
 
     Stop it and go on at will. Works under torchrun. Exits with 1 if no recording was usable.
     """
+    import msgspec
     import torch
 
     from af_train.commands.prepare import prepare as prepare_store
@@ -138,7 +139,7 @@ def prepare(
 
     torch.set_num_threads(threads)
     _known(fit, "fit", ("crop", "pad", "release"))
-    config = PrepareConfig(clip_latents=latents, fit=fit)  # type: ignore[arg-type]
+    config = msgspec.convert({"clip_latents": latents, "fit": fit}, PrepareConfig)
     code = prepare_store(
         source, output, preset, settings or [], config, as_json=as_json, console=_console
     )

@@ -43,7 +43,8 @@ def verify(
         chosen["decoder.still"] = 0.0  # which would hide small differences
     avatar = load(preset, chosen)
     exported = _second(avatar)
-    network: Any = avatar.runners["denoiser"].streamer.denoiser  # type: ignore[attr-defined]
+    denoising: Any = avatar.runners["denoiser"]
+    network = denoising.streamer.denoiser
     network.load_state_dict(live)
     network.pack()
     trained = _second(avatar)
