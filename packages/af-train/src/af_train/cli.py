@@ -143,19 +143,98 @@ def prepare(
 
 @app.command()
 def export(
-    recipe: Annotated[str, typer.Argument(help="Whose weights: toon.")],
-    target: Annotated[Path, typer.Argument(help="Folder for the safetensors files.")],
-    directory: Annotated[Path, typer.Option(help="Where it was trained.")] = Path("runs/toon"),
+    source: Annotated[
+        Path,
+        typer.Argument(help="A run, a stage, a checkpoint or a stage's file; or the recipe toon."),
+    ],
+    target: Annotated[
+        Path | None, typer.Argument(help="For the recipe toon: folder for its files.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write, .safetensors.")
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="In half precision, as shipped weights are.")
+    ] = False,
+    role: Annotated[
+        str | None, typer.Option(help="Of a checkpoint: student, teacher or critic.")
+    ] = None,
+    average: Annotated[
+        bool, typer.Option(help="Of a checkpoint: averaged weights, where there are any.")
+    ] = True,
+    base: Annotated[
+        Path | None, typer.Option(help="Of a checkpoint of an adapter: what it stands on.")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="JSON of `evaluate` or `measure`, for header and card.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Stream a second with the file, and compare.")
+    ] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="Pipeline to verify with; by default the run's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Result on standard output.")] = False,
+    directory: Annotated[
+        Path, typer.Option(help="For the recipe toon: where it was trained.")
+    ] = Path("runs/toon"),
     readers: Annotated[
-        bool, typer.Option("--readers", help="Write the networks that evaluate reads with instead.")
+        bool, typer.Option("--readers", help="For the recipe toon: the reading networks instead.")
     ] = False,
 ) -> None:
-    """Write trained weights as the preset reads them."""
+    """Write trained weights as a file that streams; of the recipe toon, all files of the preset."""
+    if output is not None:
+        from af_train.commands.export import export_weights
+
+        _known(role or "student", "role", ("student", "teacher", "critic"))
+        export_weights(
+            source,
+            output,
+            role=role,
+            averaged=average,
+            base=base,
+            half=half,
+            metrics=metrics,
+            check=verify,
+            preset=preset,
+            as_json=as_json,
+            console=_console,
+        )
+        return
     from af_train.recipes.toon import export_readers, export_toon
 
-    _known(recipe, "recipe", ["toon"])
+    if target is None:
+        raise UnknownNameError("Where to? -o FILE.safetensors; or, for the recipe toon, a folder.")
+    _known(str(source), "recipe", ["toon"])
     for path in (export_readers if readers else export_toon)(directory, target):
         _console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="A run, or one stage of it.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write; report.html in there.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The numbers instead, on standard output.")
+    ] = False,
+) -> None:
+    """Draw a run as one page: curves, pace, settings, checkpoints and samples over time."""
+    from af_train.report.page import render
+    from af_train.report.runs import read_report
+
+    found = read_report(directory)
+    if as_json:
+        import msgspec
+
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        return
+    path = output or directory / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(found), "utf-8")
+    stages = ", ".join(f"{stage.name} {stage.step}/{stage.steps}" for stage in found.stages)
+    _console.print(f"{path}  {path.stat().st_size / 1e3:.0f} kB: {stages}")
 
 
 @app.command()
