@@ -54,4 +54,5 @@ def samples():
         (s.Draining(deadline_ms=3000), {}),
         (s.Closed(**OF, reason="drained"), {}),
         (s.Pong(nonce=9), {}),
+        (s.Queued(**OF, position=2, retry_after_ms=30_000), {}),
     ]

@@ -29,6 +29,7 @@ from af_core.plugins.registry import Catalog
 from af_core.running import Opening, Reopening, Runner, packages
 from af_core.snapshots.identity import Identity, configuration
 from af_core.snapshots.value import Snapshot, SnapshotHeader
+from af_core.together import Run, arrived, flow
 
 
 @attrs.frozen
@@ -74,6 +75,10 @@ class AvatarState:
     """Whether the streams were flushed."""
 
 
+Stepped = tuple[Tensor, AvatarState]
+"""Frames uint8 [b, m, H, W, 3], and the state after them."""
+
+
 @attrs.frozen
 class Avatar:
     """A pipeline with its weights loaded."""
@@ -116,11 +121,34 @@ class Avatar:
         ``samples`` is float32 [n] or [b, n] at 16 kHz in [-1, 1], any n. The frames are uint8
         [b, m, H, W, 3] with m >= 0: whole blocks, once their look-ahead has been heard.
         """
-        if state.is_finished:
-            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         samples = self._checked_samples(state, samples)
         frames, nodes = self._run(state.nodes, samples.to(self.device), last=False)
         return self._handed_out(state, frames, nodes, samples.shape[1], finished=False)
+
+    @torch.inference_mode()
+    def step_together(
+        self, states: Sequence[AvatarState], samples: Sequence[Tensor]
+    ) -> list[Stepped | Exception]:
+        """Step streams that were opened one by one, each with its own speech, as `step` does.
+
+        Streams that are alike, as all are once their windows have filled, share the work; results
+        are those of `step` up to rounding. What goes wrong with a stream is its outcome and no
+        other's.
+        """
+        runs = [Run(state.nodes) for state in states]
+        for run, state, heard in zip(runs, states, samples, strict=True):
+            try:
+                checked = self._checked_samples(state, heard)
+                run.values["audio.samples"] = checked.to(self.device)
+            except Exception as e:
+                run.failure = e
+        flow(runs, self.runners, self.wires)
+        each = zip(states, runs, strict=True)
+        return [run.failure or self._finished(state, run) for state, run in each]
+
+    def _finished(self, state: AvatarState, run: Run) -> Stepped:
+        frames, heard = run.values.get(self.output), run.values["audio.samples"].shape[1]
+        return self._handed_out(state, frames, {**state.nodes, **run.after}, heard, finished=False)
 
     @torch.inference_mode()
     def flush(self, state: AvatarState) -> tuple[Tensor, AvatarState]:
@@ -196,8 +224,7 @@ class Avatar:
         values: dict[str, Tensor] = {"audio.samples": samples}
         after: dict[str, Any] = {}
         for name, runner in self.runners.items():
-            wires = self.wires[name].items()
-            inputs = {port: values[source] for port, source in wires if source in values}
+            inputs = arrived(self.wires[name], values)
             made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
             if last:
                 owed, state = runner.flush(state)
@@ -255,6 +282,8 @@ class Avatar:
         return images
 
     def _checked_samples(self, state: AvatarState, samples: Tensor) -> Tensor:
+        if state.is_finished:
+            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         rows = samples[None] if samples.ndim == 1 else samples
         if rows.ndim != 2 or len(rows) != state.num_streams or rows.dtype != torch.float32:
             raise StreamInputError(

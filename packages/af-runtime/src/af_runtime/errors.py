@@ -34,6 +34,8 @@ class ProtocolError(AvatarForcingError):
         self.code = code
         self.session: str | None = None
         """The session whose message it was, if that could be read."""
+        self.retry_after_ms = 0
+        """When the same would be allowed, if that is known."""
         super().__init__(message)
 
 

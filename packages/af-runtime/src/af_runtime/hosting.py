@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import attrs
 import msgspec
 
 from af_runtime.messages import from_client as client
@@ -44,6 +45,18 @@ class Hosted:
     def is_closed(self) -> bool:
         """Whether the session has ended."""
         return self.session.phase is Phase.CLOSED
+
+    def stand_in_line(self, position: int, retry_after_ms: int) -> None:
+        """All places are taken: tell the client where it stands."""
+        message = server.Queued(
+            session=self.session.name, position=position, retry_after_ms=retry_after_ms
+        )
+        self._outbox.append((message, {}))
+
+    def sit_down(self, now_s: float) -> None:
+        """The session has a place from now on."""
+        self.opened_s = now_s
+        self.session = attrs.evolve(self.session, phase=Phase.OPENING)
 
     def seen(self) -> None:
         """The avatar has seen the portrait."""

@@ -19,6 +19,8 @@ class Metrics:
         gauge = partial(Gauge, registry=registry)
         timer = partial(Histogram, registry=registry)
         self.sessions = gauge("af_sessions", "Sessions that have not ended.")
+        self.waiting = gauge("af_sessions_queued", "Sessions that wait for a place.")
+        self.places = gauge("af_sessions_limit", "Sessions that may run at a time.")
         self.opened = counter("af_sessions_opened_total", "Sessions admitted.")
         self.rejected = counter("af_sessions_rejected_total", "Requests refused.", ["reason"])
         self.session_s = timer(

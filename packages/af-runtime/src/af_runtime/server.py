@@ -9,15 +9,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
-import attrs
 from af_core.errors import AvatarForcingError
-from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 
+from af_runtime.admission import Admission
+from af_runtime.admission import Limits as Limits
 from af_runtime.errors import PeerGoneError, ProtocolError
 from af_runtime.hosting import NEVER, Hosted
 from af_runtime.messages import from_client as client
@@ -26,8 +25,10 @@ from af_runtime.messages.codec import VERSION, Packet, decode_from_client, encod
 from af_runtime.messages.codes import RETRYABLE, Code
 from af_runtime.messages.fields import Message
 from af_runtime.metrics import Metrics
-from af_runtime.session.state import Phase, Rules, Session
-from af_runtime.transport.base import Frames, Peer, ServerTransport
+from af_runtime.quotas import Quotas
+from af_runtime.session.state import Phase
+from af_runtime.transport.base import REFUSED, Frames, Peer, ServerTransport
+from af_runtime.waiting import Waiting
 from af_runtime.worker import Answer, Drawn, Failed, Seen, Worker
 
 log = logging.getLogger(__name__)
@@ -37,19 +38,8 @@ MESSAGES_A_TURN = 64
 
 RETRY_MS = 1_000
 
-
-@attrs.frozen
-class Limits:
-    """How much one worker takes on."""
-
-    max_sessions: int = 4
-    max_sessions_per_client: int = 4
-    audio_window: int = 30 * 16_000
-    """Samples of speech of one session that may wait."""
-    silence_s: float = 15.0
-    """A client that is silent for as long has gone."""
-    idle_turn_s: float = 0.5
-    """The loop looks around at least this often."""
+REFUSALS_S = 10.0
+"""Refused connections are logged at most as often."""
 
 
 Portraits = Callable[[str], NDArray[Any]]
@@ -67,23 +57,26 @@ class Server:
         portraits: Portraits,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
+        quotas: Quotas | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
-        self._worker = Worker(avatar, transport.wake)
-        self._hosted: dict[int, Hosted] = {}
-        self._peers: dict[Peer, float] = {}
+        self._worker = Worker(avatar, transport.wake, together=self.limits.together)
+        self.admission = Admission(self.limits, quotas)
+        self._sessions = self.admission.sessions
+        self.metrics.places.set(self.limits.max_sessions)
         self._streams = itertools.count()
+        self._refused, self._may_log_s = 0, 0.0
         self._drain_s: float | None = None
         self._deadline_s = NEVER
         self._turned_s = clock()
 
     @property
     def num_sessions(self) -> int:
-        """Sessions that have not ended."""
-        return len(self._hosted)
+        """Sessions that have a place and have not ended."""
+        return self.admission.num_placed
 
     @property
     def endpoint(self) -> str:
@@ -117,16 +110,16 @@ class Server:
     def run(self) -> None:
         """Serve until drained, then end all that is left."""
         try:
-            while not (self.is_draining and not self._hosted):
+            while not (self.is_draining and not self._sessions):
                 self._turn()
         finally:
-            for hosted in list(self._hosted.values()):
+            for hosted in list(self._sessions.values()):
                 self._end(hosted, Code.ADMIT_DRAINING)
             self._worker.close()
 
     def _turn(self) -> None:
         """Wait for something to do, and do it."""
-        wake_s = min((one.wake_s() for one in self._hosted.values()), default=NEVER)
+        wake_s = min((one.wake_s() for one in self._sessions.values()), default=NEVER)
         timeout_s = min(wake_s - self._clock(), self.limits.idle_turn_s)
         for _ in range(MESSAGES_A_TURN):
             received = self._transport.receive(max(0.0, timeout_s))
@@ -137,11 +130,32 @@ class Server:
         for answer in self._worker.answers():
             self._take(answer)
         self._turned_s = self._clock()
-        self.metrics.handshake_failures.set(self._transport.handshake_failures)
+        self._watch_handshakes()
         self._watch(self._turned_s)
-        for hosted in list(self._hosted.values()):
+        self._seat()
+        for hosted in list(self._sessions.values()):
             with self._alone(hosted):
                 self._advance(hosted, self._turned_s)
+
+    def _seat(self) -> None:
+        """Give free places to those who wait, and tell the others how far they have come."""
+        while self.num_sessions < self.limits.max_sessions:
+            first = self.admission.line.next()
+            if first is None:
+                break
+            first.hosted.sit_down(self._clock())
+            self._begin(first)
+        self.admission.line.tell()
+        self.metrics.sessions.set(self.num_sessions)
+        self.metrics.waiting.set(len(self.admission.line))
+
+    def _watch_handshakes(self) -> None:
+        """Say that connections were refused, at most once in a while."""
+        failures, now_s = self._transport.handshake_failures, self._clock()
+        self.metrics.handshake_failures.set(failures)
+        if failures > self._refused and now_s >= self._may_log_s:
+            log.warning("%d connections were refused: %s", failures - self._refused, REFUSED)
+            self._refused, self._may_log_s = failures, now_s + REFUSALS_S
 
     def _advance(self, hosted: Hosted, now_s: float) -> None:
         """Let a session send what is due and hear what it may."""
@@ -180,10 +194,13 @@ class Server:
             self.metrics.first_frame_s.observe(self._clock() - hosted.opened_s)
 
     def _forget(self, hosted: Hosted) -> None:
-        if self._hosted.pop(hosted.stream, None) is not None:
-            self._worker.forget(hosted.stream)
-            self.metrics.session_s.observe(self._clock() - hosted.opened_s)
-            self.metrics.sessions.set(len(self._hosted))
+        was_waiting = self.admission.line.leave(hosted.stream)
+        if self._sessions.pop(hosted.stream, None) is None or was_waiting:
+            return
+        lasted_s = self._clock() - hosted.opened_s
+        self._worker.forget(hosted.stream)
+        self.admission.line.note_length(lasted_s)
+        self.metrics.session_s.observe(lasted_s)
 
     def _end(self, hosted: Hosted, reason: str) -> None:
         hosted.close(reason)
@@ -191,25 +208,22 @@ class Server:
 
     def _watch(self, now_s: float) -> None:
         """End the sessions of clients that are silent, and all of them when draining takes long."""
-        for peer, heard_s in list(self._peers.items()):
-            if now_s - heard_s > self.limits.silence_s:
-                del self._peers[peer]
-                for hosted in self._of(peer):
-                    self._fail(hosted, Code.SESSION_EXPIRED, "The client was silent for too long.")
+        for peer in self.admission.silent(now_s):
+            for hosted in self.admission.of(peer):
+                self._fail(hosted, Code.SESSION_EXPIRED, "The client was silent for too long.")
         if self._drain_s is not None and self._deadline_s == NEVER:
             self._deadline_s = now_s + self._drain_s
-            for peer in self._peers:
+            for peer in self.admission.peers:
                 self._say(peer, server.Draining(deadline_ms=round(self._drain_s * 1e3)))
-        if now_s >= self._deadline_s:
-            for hosted in list(self._hosted.values()):
+            for hosted in self.admission.line.members():
                 self._end(hosted, Code.ADMIT_DRAINING)
-
-    def _of(self, peer: Peer) -> list[Hosted]:
-        return [one for one in self._hosted.values() if one.peer == peer]
+        if now_s >= self._deadline_s:
+            for hosted in list(self._sessions.values()):
+                self._end(hosted, Code.ADMIT_DRAINING)
 
     def _take(self, answer: Answer) -> None:
         """Take an answer of the avatar; its session may have ended meanwhile."""
-        hosted = self._hosted.get(answer.stream)
+        hosted = self._sessions.get(answer.stream)
         if hosted is None:
             return
         with self._alone(hosted):
@@ -223,15 +237,20 @@ class Server:
 
     def _receive(self, peer: Peer, frames: Frames) -> None:
         """Take what came from a client; whatever it is, the worker goes on."""
-        self._peers[peer] = self._clock()
+        now_s = self._clock()
+        for stranger in self.admission.hear(peer, self._transport.user, now_s):
+            stranger.close(Code.SESSION_EXPIRED)
+            self._forget(stranger)
         try:
-            self._handle(peer, decode_from_client(frames))
+            packet = decode_from_client(frames)
+            self.admission.charge(peer, packet, sum(map(len, frames)), now_s)
+            self._handle(peer, packet)
         except ProtocolError as e:
-            hosted = self._find(peer, e.session)
+            hosted, after_ms = self.admission.find(peer, e.session), e.retry_after_ms
             if hosted is None:
-                self._refuse(peer, Code(e.code), str(e), e.session or "")
+                self._refuse(peer, Code(e.code), str(e), e.session or "", after_ms)
             else:
-                self._fail(hosted, Code(e.code), str(e))
+                self._fail(hosted, Code(e.code), str(e), after_ms)
 
     def _handle(self, peer: Peer, packet: Packet[client.FromClient]) -> None:
         message = packet.message
@@ -243,7 +262,7 @@ class Server:
             case client.Open():
                 self._open(peer, message, packet.arrays.get("portrait"))
             case _:
-                hosted = self._find(peer, message.session)
+                hosted = self.admission.find(peer, message.session)
                 if hosted is None:
                     text = f"There is no session {message.session!r} of this connection."
                     self._refuse(peer, Code.SESSION_UNKNOWN, text, message.session)
@@ -255,9 +274,6 @@ class Server:
             hosted.receive(message, pcm)
             self._flush(hosted)
 
-    def _find(self, peer: Peer, name: str | None) -> Hosted | None:
-        return next((one for one in self._of(peer) if one.session.name == name), None)
-
     def _greet(self, peer: Peer, hello: client.Hello) -> None:
         if not hello.min_version <= VERSION <= hello.max_version:
             text = (
@@ -266,20 +282,12 @@ class Server:
             )
             self._refuse(peer, Code.VERSION, text)
             return
-        info = self.info
-        lookahead = round(info.lookahead_ms * info.sample_rate / 1e3)
-        what = server.Format(
-            preset=info.preset,
-            width=info.width,
-            height=info.height,
-            block_samples=info.frames_per_block * SAMPLES_PER_FRAME,
-            lookahead_samples=lookahead,
-        )
-        name = f"af-runtime/{version('af-runtime')}"
-        self._say(peer, server.HelloOk(version=VERSION, format=what, server=name))
+        self._say(peer, self.admission.hello_ok(peer, hello, self.info))
 
     def _open(self, peer: Peer, message: client.Open, portrait: NDArray[Any] | None) -> None:
-        code, text = self._objection(peer, message)
+        code, text = self.admission.objection(peer, message)
+        if self.is_draining:
+            code, text = Code.ADMIT_DRAINING, "This worker is about to stop; ask another."
         if code is not None:
             self._refuse(peer, code, text, message.session)
             return
@@ -295,52 +303,38 @@ class Server:
             return
         self._admit(peer, message, picture)
 
-    def _objection(self, peer: Peer, message: client.Open) -> tuple[Code | None, str]:
-        """Return why a session cannot be opened, if so."""
-        if message.seq != 0:
-            return Code.SEQ_GAP, f"OPEN is message 0 of its session, not {message.seq}."
-        if self.is_draining:
-            return Code.ADMIT_DRAINING, "This worker is about to stop; ask another."
-        if any(one.session.name == message.session for one in self._hosted.values()):
-            return Code.SESSION_EXISTS, f"There is a session {message.session!r} already."
-        if len(self._of(peer)) >= self.limits.max_sessions_per_client:
-            most = self.limits.max_sessions_per_client
-            return Code.AUTH_QUOTA, f"A client may have {most} sessions at a time."
-        if len(self._hosted) >= self.limits.max_sessions:
-            return Code.ADMIT_FULL, f"All {self.limits.max_sessions} places are taken."
-        return None, ""
-
     def _admit(self, peer: Peer, message: client.Open, portrait: NDArray[Any]) -> None:
-        frame_ms = 1e3 / self.info.fps
-        rules = Rules(
-            block_frames=self.info.frames_per_block,
-            lookahead_frames=-int(-self.info.lookahead_ms // frame_ms),
-            audio_window=self.limits.audio_window,
-            pacing=message.pacing,
-        )
-        session = Session(
-            name=message.session,
-            rules=rules,
-            late_policy=message.late_policy,
-            phase=Phase.OPENING,
-            video_limit=message.video_limit,
-        )
-        stream = next(self._streams)
-        self._hosted[stream] = Hosted(session, peer, stream, self._clock(), self.metrics)
-        self._worker.open(stream, portrait, message.seed)
-        self.metrics.opened.inc()
-        self.metrics.sessions.set(len(self._hosted))
+        session, stream = self.admission.new_session(message, self.info), next(self._streams)
+        hosted = Hosted(session, peer, stream, self._clock(), self.metrics)
+        new = Waiting(hosted, portrait, message.seed)
+        self._sessions[stream] = hosted
+        if session.phase is Phase.QUEUED:
+            self.admission.line.join(new)
+        else:
+            self._begin(new)
 
-    def _fail(self, hosted: Hosted, code: Code, text: str) -> None:
+    def _begin(self, new: Waiting) -> None:
+        """Let the avatar look at the portrait of a session that has a place."""
+        self._worker.open(new.hosted.stream, new.portrait, new.seed)
+        self.metrics.opened.inc()
+
+    def _fail(self, hosted: Hosted, code: Code, text: str, after_ms: int = 0) -> None:
         """End a session with an error, alone."""
-        self._say_error(hosted.peer, code, text, hosted.session.name, fatal=True)
+        self._say_error(hosted.peer, code, text, hosted.session.name, True, after_ms)
         self._end(hosted, code)
 
-    def _refuse(self, peer: Peer, code: Code, text: str, session: str = "") -> None:
+    def _refuse(
+        self, peer: Peer, code: Code, text: str, session: str = "", after_ms: int = 0
+    ) -> None:
         self.metrics.rejected.labels(code).inc()
-        self._say_error(peer, code, text, session, fatal=bool(session))
+        if code is Code.ADMIT_FULL:
+            line = self.admission.line
+            after_ms = line.retry_after_ms(len(line) + 1)
+        self._say_error(peer, code, text, session, bool(session), after_ms)
 
-    def _say_error(self, peer: Peer, code: Code, text: str, session: str, *, fatal: bool) -> None:
+    def _say_error(
+        self, peer: Peer, code: Code, text: str, session: str, fatal: bool, after_ms: int
+    ) -> None:
         self.metrics.errors.labels(code).inc()
         error = server.Error(
             code=code,
@@ -348,7 +342,7 @@ class Server:
             session=session,
             fatal=fatal,
             retryable=code in RETRYABLE,
-            retry_after_ms=RETRY_MS if code in RETRYABLE else 0,
+            retry_after_ms=(after_ms or RETRY_MS) if code in RETRYABLE else 0,
         )
         self._say(peer, error)
 

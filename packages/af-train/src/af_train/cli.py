@@ -11,9 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from af_train.commands import benchmark
+from af_train.commands.ablate import ablate
 from af_train.recipes.settings import UnknownNameError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app.add_typer(benchmark.app, name="benchmark")
+app.command()(ablate)
 _console = Console(stderr=True)
 _BAD_CONFIG = 78
 _USAGE = 2

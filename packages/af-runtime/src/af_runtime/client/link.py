@@ -16,7 +16,7 @@ from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codec import VERSION, decode_from_server, encode
 from af_runtime.messages.codes import Code
-from af_runtime.messages.fields import Message
+from af_runtime.messages.fields import QUEUE, Message
 from af_runtime.transport.base import ClientTransport
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,9 @@ RETRY_S = 0.02
 """How long to wait before what could not be sent is tried again."""
 
 LINGER_S = 0.5
+
+REFUSAL_S = 1.0
+"""A line whose handshakes fail for as long is refused: keys do not agree by waiting."""
 
 
 class Link:
@@ -47,6 +50,7 @@ class Link:
         self._is_closing = False
         self.hello: server.HelloOk | None = None
         self.error: ServiceError | None = None
+        self._refused_since_s: float | None = None
         self.round_trip_s: float | None = None
         """Seconds from the last PING to its PONG."""
         self._greet()
@@ -102,7 +106,9 @@ class Link:
 
     def _greet(self) -> None:
         agent = f"af-runtime/{version('af-runtime')}"
-        self.post(client.Hello(min_version=VERSION, max_version=VERSION, agent=agent))
+        self.post(
+            client.Hello(min_version=VERSION, max_version=VERSION, features=(QUEUE,), agent=agent)
+        )
 
     def _run(self) -> None:
         until = None
@@ -114,6 +120,7 @@ class Link:
                 self._take(received, now)
             self._send_all()
             self._beat(now)
+            self._notice_refusal(now)
             if self._is_closing and until is None:
                 until = now + LINGER_S
         self._transport.close(LINGER_S)
@@ -134,6 +141,16 @@ class Link:
                 for stream in self._streams.values():
                     stream.fail(self.lost())
             self._heard_s = now
+            self._tell()
+
+    def _notice_refusal(self, now: float) -> None:
+        """Say soon that the worker refuses the line, rather than wait for an answer."""
+        if self.hello is not None or not self._transport.problem:
+            self._refused_since_s = None
+            return
+        since = self._refused_since_s = self._refused_since_s or now
+        if self.error is None and now - since >= REFUSAL_S:
+            self.error = self.lost()
             self._tell()
 
     def _take(self, frames: Any, now: float) -> None:

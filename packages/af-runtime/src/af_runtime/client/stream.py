@@ -14,10 +14,18 @@ from af_audio import Resampler
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from numpy.typing import NDArray
 
-from af_runtime.client.values import Event, MediaFrame, SegmentFinished, SegmentStarted, Warned
+from af_runtime.client.values import (
+    Event,
+    MediaFrame,
+    Queued,
+    SegmentFinished,
+    SegmentStarted,
+    Warned,
+)
 from af_runtime.errors import RequestError, ServiceError
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
+from af_runtime.messages.codes import Code
 from af_runtime.messages.fields import LatePolicy
 
 PIECE = AUDIO_HZ // 2
@@ -42,6 +50,8 @@ class StreamCore:
         self.epoch = self.segment = 0
         self.is_open = self.is_closed = False
         self.error: ServiceError | None = None
+        self.queued: Queued | None = None
+        """Where it waits for a place, if it does."""
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._coming: deque[MediaFrame | Event] = deque()
         self._waiting: deque[Sound] = deque()
@@ -122,6 +132,16 @@ class StreamCore:
             if not self.is_closed:
                 self._say(client.Close, mode=mode)
 
+    def waiting_error(self, timeout_s: float) -> ServiceError | None:
+        """Wait for a place no longer; return the error that says so, if it was waiting."""
+        with self.lock:
+            if self.queued is None:
+                return None
+            place = f"number {self.queued.position} in line"
+            self.close("abort")
+        text = f"All places of the worker are taken: {place} after {timeout_s:g} s."
+        return ServiceError(Code.ADMIT_FULL, text, retryable=True)
+
     def take_frame(self) -> MediaFrame | None:
         """Return the next frame, if one is there, and grant credit for another."""
         with self.lock:
@@ -154,6 +174,9 @@ class StreamCore:
             match message:
                 case server.Opened():
                     self._audio_limit, self.is_open = message.audio_limit, True
+                    self.queued = None
+                case server.Queued(position=position, retry_after_ms=after_ms):
+                    self.queued = Queued(position, after_ms / 1e3)
                 case server.AudioCredit():
                     self._audio_limit = max(self._audio_limit, message.audio_limit)
                 case server.Media():

@@ -40,15 +40,37 @@ def bench(
         Path | None,
         typer.Option("--json", metavar="OUT.json", help="Also write all numbers; - for stdout."),
     ] = None,
+    sessions: Annotated[
+        str | None,
+        typer.Option(metavar="auto|N", help="Find how many sessions are held, for `serve`."),
+    ] = None,
+    capacity: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where --sessions auto writes. Default: where it looks."),
+    ] = None,
 ) -> None:
     """Measure speed, delay and memory of a preset on this machine.
 
-    Exits 0 whatever the numbers are.
+    With --sessions auto it measures instead how many sessions in real time the machine holds, and
+    writes a file that `serve` reads. Exits 0 whatever the numbers are.
     """
     to_stdout = json == Path("-")
     out = checked_output(json, (".json",)) if json and not to_stdout else None
-    use_threads(threads)
+    chosen = use_threads(threads)
     from af_core.graph import parse_overrides
+
+    if sessions is not None:
+        from af_runtime.commands.sessions import measure_sessions
+
+        measure_sessions(
+            sessions,
+            preset,
+            parse_overrides(overrides or []),
+            threads=chosen,
+            capacity=capacity,
+            json=json,
+        )
+        return
 
     from af_runtime import benchmark as library
 

@@ -13,6 +13,7 @@ class Code(StrEnum):
     SEQ_GAP = "proto.seq_gap"
     CREDIT_EXCEEDED = "proto.credit_exceeded"
     TOO_LARGE = "proto.too_large"
+    AUTH_DENIED = "auth.denied"
     AUTH_QUOTA = "auth.quota"
     SESSION_UNKNOWN = "session.unknown"
     SESSION_EXISTS = "session.exists"

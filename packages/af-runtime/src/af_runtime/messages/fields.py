@@ -15,6 +15,9 @@ Word = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=2048)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=64)]
 
+QUEUE = "queue"
+"""Name of a feature in HELLO: a session may wait for a place, and is told so by QUEUED."""
+
 Pacing = Literal["realtime", "fast"]
 LatePolicy = Literal["repeat", "drop", "stretch"]
 

@@ -49,6 +49,18 @@ class HelloOk(Message, frozen=True, kw_only=True, tag="HELLO_OK"):
     """Name and version of the worker's program."""
 
 
+class Queued(OfSession, frozen=True, kw_only=True, tag="QUEUED"):
+    """All places are taken; the session waits, and is opened when one is free.
+
+    Comes again when the position changes. Only for clients with the feature ``queue``.
+    """
+
+    position: Count
+    """Place in the line: 1 is the next."""
+    retry_after_ms: Count = 0
+    """When a place is expected, from how long sessions have lasted so far."""
+
+
 class Opened(OfSession, frozen=True, kw_only=True, tag="OPENED"):
     """The answer to OPEN: speech may come."""
 
@@ -166,6 +178,14 @@ class Pong(Message, frozen=True, kw_only=True, tag="PONG"):
 
 
 ToSession = (
-    Opened | Media | SegmentStarted | SegmentFinished | Interrupted | AudioCredit | Warn | Closed
+    Queued
+    | Opened
+    | Media
+    | SegmentStarted
+    | SegmentFinished
+    | Interrupted
+    | AudioCredit
+    | Warn
+    | Closed
 )
 FromServer = HelloOk | Error | Draining | Pong | ToSession

@@ -17,6 +17,7 @@ MOST_WAITING = 64
 """Segments of one session that may wait."""
 
 LEGAL: Mapping[Phase, tuple[type, ...]] = {
+    Phase.QUEUED: (client.VideoCredit, client.Update, client.Close),
     Phase.OPENING: (client.VideoCredit, client.Update, client.Close),
     Phase.ACTIVE: (
         client.Audio,

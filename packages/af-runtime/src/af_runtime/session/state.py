@@ -26,6 +26,8 @@ Outgoing = tuple[Message, Mapping[str, NDArray[Any]]]
 class Phase(enum.Enum):
     """Where a session is in its life."""
 
+    QUEUED = "queued"
+    """All places are taken; it waits for one."""
     OPENING = "opening"
     """The avatar looks at the portrait; no speech yet."""
     ACTIVE = "active"

@@ -13,6 +13,7 @@ class InprocServer:
 
     endpoint = "inproc"
     handshake_failures = 0
+    user = ""
 
     def __init__(self) -> None:
         self._inbox: queue.Queue[tuple[Peer, Frames] | None] = queue.Queue()

@@ -7,14 +7,17 @@ and heartbeats find dead lines. A handshake that fails is silent too: a monitor 
 
 import errno
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import zmq
+from af_core.errors import AvatarForcingError
 
 from af_runtime.errors import BusyError, PeerGoneError, RequestError, UnavailableError
-from af_runtime.transport.base import Frames, Peer
+from af_runtime.transport.base import REFUSED, Frames, Peer
 from af_runtime.transport.curve import ClientKeys, Guard, ServerKeys
+from af_runtime.transport.endpoints import private
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Larger frames end the connection before they are read."""
@@ -22,13 +25,14 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 QUEUE_MESSAGES = 1_000
 """Messages to one peer that may wait for the network; credits keep far below it."""
 
+MOST_FRAMES = 8
+"""Frames of one message that are kept; a message of this protocol has fewer."""
+
 HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-
-REFUSED = "The two do not agree about keys: one has none, or the worker does not allow this one."
 
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 3_000
@@ -40,6 +44,7 @@ class ZmqServer:
     def __init__(self, endpoint: str, keys: ServerKeys | None = None) -> None:
         self._context = zmq.Context()
         self._guard = None if keys is None else Guard(self._context, keys)
+        self.user = ""
         self._socket = _socket(self._context, zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -47,7 +52,11 @@ class ZmqServer:
             keys.protect(self._socket)
         self._waker = _Waker(self._socket)
         try:
-            self._socket.bind(endpoint)
+            with private(endpoint):
+                self._socket.bind(endpoint)
+        except AvatarForcingError:
+            self.close()
+            raise
         except zmq.ZMQError as e:
             self.close()
             raise _bind_error(endpoint, e) from e
@@ -58,7 +67,8 @@ class ZmqServer:
         if not self._waker.wait(timeout_s):
             return None
         with suppress(zmq.Again):
-            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            peer, *frames = _received(self._socket, 1 + MOST_FRAMES)
+            self.user = _user_of(frames)
             return peer.bytes, [frame.buffer for frame in frames]
         return None
 
@@ -110,7 +120,7 @@ class ZmqClient:
         if not self._waker.wait(timeout_s):
             return None
         with suppress(zmq.Again):
-            return [f.buffer for f in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+            return [frame.buffer for frame in _received(self._socket, MOST_FRAMES)]
         return None
 
     def send(self, frames: Frames) -> None:
@@ -169,6 +179,25 @@ class _Waker:
         self._monitor.close(linger=0)
         self._here.close()
         self._there.close()
+
+
+def _received(of: "zmq.Socket[Any]", most: int) -> list[zmq.Frame]:
+    """Return the frames of the next message; those beyond the first ``most`` are thrown away."""
+    frames: list[zmq.Frame] = []
+    while True:
+        frame = of.recv(zmq.NOBLOCK, copy=False)
+        if len(frames) < most:
+            frames.append(frame)
+        if not frame.more:
+            return frames
+
+
+def _user_of(frames: Sequence[zmq.Frame]) -> str:
+    """Return the key that the guard has let in; empty where there is no guard."""
+    try:
+        return str(frames[0].get("User-Id")) if frames else ""
+    except zmq.ZMQError:
+        return ""
 
 
 def library() -> tuple[str, bool]:
