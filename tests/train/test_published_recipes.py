@@ -182,6 +182,10 @@ def test_a_dry_run_needs_no_file_and_names_each_that_is_missing(tmp_path):
     said = "\n".join(plan.needs)
     for word in ("denoiser.pt", "--set weights=DIR", "data=FOLDER", "ode.safetensors"):
         assert word in said
+    elsewhere = msgspec.structs.replace(family.recipe(), data=str(tmp_path / "nowhere"))
+    assert "nowhere is not there" in "".join(
+        dry_run(family, stage, elsewhere, tmp_path, World()).needs
+    )
     (dmd,) = plan.stages
     assert dmd.samples == 64 and dmd.steps == 2500 and not dmd.done
     assert {r.role: r.trained for r in dmd.roles}["teacher"] == 0

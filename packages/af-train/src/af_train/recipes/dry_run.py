@@ -231,6 +231,8 @@ def _missing(recipe: Any, family: Family, chosen: Sequence[str], directory: Path
     found = []
     if isinstance(recipe, PublishedRecipe) and recipe.data is None:
         found.append(f"data: --set data=FOLDER, which `{recipe.preparation}` fills")
+    elif isinstance(recipe, PublishedRecipe) and not Path(recipe.data or "").is_dir():
+        found.append(f"data: {recipe.data} is not there; `{recipe.preparation}` fills it")
     adapted = any(
         role.adapter is not None
         for name in chosen
