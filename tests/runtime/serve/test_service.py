@@ -67,7 +67,7 @@ def test_who_has_an_allowed_key_is_served_and_who_has_not_is_told(keyring):
         for name in ("mallory", None):
             with pytest.raises(ConnectionLostError, match="do not agree about keys"):
                 connect(service, keyring, name, 1.0)
-        assert transport.handshake_failures > 0
+        assert sum(transport.handshake_failures.values()) > 0
         allowed = keyring / "clients" / "mallory.key"
         allowed.write_text((keyring / "mallory.key").read_text())
         with connect(service, keyring, "mallory", 5) as client:

@@ -212,7 +212,7 @@ def _spread(values: NDArray[np.float64]) -> dict[str, float]:
 
 def _host() -> dict[str, Any]:
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
@@ -222,7 +222,8 @@ def _host() -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """Return the processor as the system calls it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -60,3 +60,7 @@ class BusyError(UnavailableError):
 
 class KeysError(AvatarForcingError):
     """Keys are missing, wrong or readable by others, or there should be some."""
+
+
+class RecordingError(AvatarForcingError):
+    """A recording cannot be read, or not be replayed with this pipeline; the message says why."""

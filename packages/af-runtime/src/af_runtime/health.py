@@ -12,10 +12,8 @@ from typing import Any
 import msgspec
 
 from af_runtime.errors import BusyError, RequestError
+from af_runtime.levels import STUCK_S, note_levels
 from af_runtime.server import Server
-
-STUCK_S = 10.0
-"""A turn of the loop, or a block, that takes longer is no sign of life."""
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -78,7 +76,10 @@ class Health:
         }
 
     def _metrics(self) -> bytes:
-        return b"" if self.server is None else self.server.metrics.page()
+        if self.server is None:
+            return b""
+        note_levels(self.server)
+        return self.server.metrics.page()
 
 
 class HealthServer:

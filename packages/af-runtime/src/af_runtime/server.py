@@ -7,25 +7,25 @@ answered while a block is being drawn.
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import attrs
 from af_core.errors import AvatarForcingError
-from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 
 from af_runtime.errors import PeerGoneError, ProtocolError
-from af_runtime.hosting import NEVER, Hosted
+from af_runtime.hosting import NEVER, Hosted, format_of
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codec import VERSION, Packet, decode_from_client, encode
 from af_runtime.messages.codes import RETRYABLE, Code
 from af_runtime.messages.fields import Message
 from af_runtime.metrics import Metrics
+from af_runtime.observing import Watching
 from af_runtime.session.state import Phase, Rules, Session
 from af_runtime.transport.base import Frames, Peer, ServerTransport
 from af_runtime.worker import Answer, Drawn, Failed, Seen, Worker
@@ -36,6 +36,9 @@ MESSAGES_A_TURN = 64
 """Messages taken before frames that are due are looked at again."""
 
 RETRY_MS = 1_000
+
+FEATURES = frozenset({"stats"})
+"""Optional parts of the protocol that this worker speaks."""
 
 
 @attrs.frozen
@@ -68,17 +71,30 @@ class Server:
         limits: Limits | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        watching: Watching | None = None,
     ) -> None:
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
+        self._watching = watching or Watching()
         self._worker = Worker(avatar, transport.wake)
         self._hosted: dict[int, Hosted] = {}
         self._peers: dict[Peer, float] = {}
+        self._features: dict[Peer, frozenset[str]] = {}
         self._streams = itertools.count()
         self._drain_s: float | None = None
         self._deadline_s = NEVER
         self._turned_s = clock()
+
+    @property
+    def hosted(self) -> list[Hosted]:
+        """The sessions that have not ended; any thread may ask."""
+        return list(self._hosted.values())
+
+    @property
+    def handshake_failures(self) -> Mapping[str, int]:
+        """Connections that were refused, by reason."""
+        return self._transport.handshake_failures
 
     @property
     def num_sessions(self) -> int:
@@ -137,7 +153,6 @@ class Server:
         for answer in self._worker.answers():
             self._take(answer)
         self._turned_s = self._clock()
-        self.metrics.handshake_failures.set(self._transport.handshake_failures)
         self._watch(self._turned_s)
         for hosted in list(self._hosted.values()):
             with self._alone(hosted):
@@ -183,7 +198,8 @@ class Server:
         if self._hosted.pop(hosted.stream, None) is not None:
             self._worker.forget(hosted.stream)
             self.metrics.session_s.observe(self._clock() - hosted.opened_s)
-            self.metrics.sessions.set(len(self._hosted))
+            told = {"session": hosted.session.name, "frames": hosted.session.num_sent}
+            log.info("session closed", extra=told)
 
     def _end(self, hosted: Hosted, reason: str) -> None:
         hosted.close(reason)
@@ -194,6 +210,7 @@ class Server:
         for peer, heard_s in list(self._peers.items()):
             if now_s - heard_s > self.limits.silence_s:
                 del self._peers[peer]
+                self._features.pop(peer, None)
                 for hosted in self._of(peer):
                     self._fail(hosted, Code.SESSION_EXPIRED, "The client was silent for too long.")
         if self._drain_s is not None and self._deadline_s == NEVER:
@@ -217,7 +234,7 @@ class Server:
                 case Seen():
                     hosted.seen()
                 case Drawn():
-                    hosted.drawn(answer.pictures, answer.seconds)
+                    hosted.drawn(answer.pictures, answer.seconds, answer.spans, self._clock())
                 case Failed():
                     self._fail(hosted, answer.code, answer.message)
 
@@ -266,17 +283,11 @@ class Server:
             )
             self._refuse(peer, Code.VERSION, text)
             return
-        info = self.info
-        lookahead = round(info.lookahead_ms * info.sample_rate / 1e3)
-        what = server.Format(
-            preset=info.preset,
-            width=info.width,
-            height=info.height,
-            block_samples=info.frames_per_block * SAMPLES_PER_FRAME,
-            lookahead_samples=lookahead,
-        )
+        self._features[peer] = FEATURES.intersection(hello.features)
+        both = tuple(sorted(self._features[peer]))
         name = f"af-runtime/{version('af-runtime')}"
-        self._say(peer, server.HelloOk(version=VERSION, format=what, server=name))
+        what = format_of(self.info)
+        self._say(peer, server.HelloOk(version=VERSION, format=what, features=both, server=name))
 
     def _open(self, peer: Peer, message: client.Open, portrait: NDArray[Any] | None) -> None:
         code, text = self._objection(peer, message)
@@ -326,10 +337,14 @@ class Server:
             video_limit=message.video_limit,
         )
         stream = next(self._streams)
-        self._hosted[stream] = Hosted(session, peer, stream, self._clock(), self.metrics)
+        now_s, metrics = self._clock(), self.metrics
+        observer = self._watching.observer(message, portrait, metrics, self._clock)
+        hosted = Hosted(session, peer, stream, now_s, metrics, observer)
+        hosted.tells_stats = "stats" in self._features.get(peer, ())
+        self._hosted[stream] = hosted
         self._worker.open(stream, portrait, message.seed)
         self.metrics.opened.inc()
-        self.metrics.sessions.set(len(self._hosted))
+        log.info("session opened", extra={"session": message.session, "pacing": message.pacing})
 
     def _fail(self, hosted: Hosted, code: Code, text: str) -> None:
         """End a session with an error, alone."""
@@ -342,6 +357,7 @@ class Server:
 
     def _say_error(self, peer: Peer, code: Code, text: str, session: str, *, fatal: bool) -> None:
         self.metrics.errors.labels(code).inc()
+        log.warning("refused or failed: %s", text[:2048], extra={"code": code, "session": session})
         error = server.Error(
             code=code,
             message=text[:2048],

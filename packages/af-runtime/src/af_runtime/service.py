@@ -3,8 +3,8 @@
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 from af_runtime.errors import KeysError, PortraitError
 from af_runtime.gallery import shipped_portraits
 from af_runtime.health import Health, HealthServer
+from af_runtime.metrics import Metrics
+from af_runtime.observing import Watching
+from af_runtime.pauses import noting_pauses
 from af_runtime.portrait import load_portrait
+from af_runtime.recording.origin import origin_of, settle_kernels
+from af_runtime.recording.recorder import Recorder
 from af_runtime.server import Limits, Server
+from af_runtime.tracing import block_traces
 from af_runtime.transport.curve import ServerKeys, server_keys
 from af_runtime.transport.endpoints import is_local
 from af_runtime.transport.zeromq import ZmqServer
@@ -27,6 +33,17 @@ log = logging.getLogger(__name__)
 
 LINGER_S = 1.0
 WARM_BLOCKS = 6
+
+
+@attrs.frozen
+class RecordOptions:
+    """Where sessions are recorded, and by which name the avatar was loaded."""
+
+    folder: Path
+    pipeline: str
+    overrides: Mapping[str, Any] = attrs.field(factory=dict)
+    with_pixels: bool = False
+    """Whether pictures are kept too: 1.2 MB a second at 128 x 128."""
 
 
 @attrs.frozen
@@ -41,6 +58,10 @@ class ServiceOptions:
     is_insecure: bool = False
     """Whether a network may be served without keys all the same."""
     limits: Limits = attrs.field(factory=Limits)
+    recording: RecordOptions | None = None
+    """Where sessions are recorded; None for nowhere."""
+    is_traced: bool = False
+    """Whether blocks become spans of OpenTelemetry."""
 
 
 def checked_keys(options: ServiceOptions) -> ServerKeys | None:
@@ -64,18 +85,51 @@ def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Ser
     """
     keys = checked_keys(options)
     transport = ZmqServer(options.bind, keys)
-    health, pages = Health(), None
-    try:
-        pages = HealthServer(health, options.health) if options.health else None
+    health, metrics = Health(), Metrics()
+    with ExitStack() as at_end:
+        if options.health:
+            at_end.callback(HealthServer(health, options.health).close)
+        at_end.callback(transport.close, LINGER_S)
         avatar = load()
         warm_up(avatar)
-        server = Server(avatar, transport, portraits=gallery(avatar), limits=options.limits)
-        health.server = server
-        yield server
-    finally:
-        transport.close(LINGER_S)
-        if pages is not None:
-            pages.close()
+        watching = at_end.enter_context(_watching(avatar, options, metrics))
+        health.server = Server(
+            avatar,
+            transport,
+            portraits=gallery(avatar),
+            limits=options.limits,
+            metrics=metrics,
+            watching=watching,
+        )
+        yield health.server
+
+
+@contextmanager
+def _watching(avatar: Avatar, options: ServiceOptions, metrics: Metrics) -> Iterator[Watching]:
+    """Give what watches the sessions of a worker, until it ends."""
+    traces = block_traces(avatar.info.preset) if options.is_traced else None
+    recorder = None if options.recording is None else _recorder(avatar, options.recording, metrics)
+
+    def paused(generation: int, seconds: float) -> None:
+        metrics.gc_s.labels(generation).observe(seconds)
+
+    with noting_pauses(paused):
+        try:
+            yield Watching(recorder, traces)
+        finally:
+            if recorder is not None:
+                recorder.close()
+
+
+def _recorder(avatar: Avatar, wanted: RecordOptions, metrics: Metrics) -> Recorder:
+    settle_kernels(avatar)
+    return Recorder(
+        wanted.folder,
+        origin_of(wanted.pipeline, wanted.overrides, avatar),
+        with_pixels=wanted.with_pixels,
+        on_bytes=metrics.recorded_bytes.inc,
+        on_end=lambda outcome: metrics.recordings.labels(outcome).inc(),
+    )
 
 
 def warm_up(avatar: Avatar) -> float:

@@ -18,6 +18,7 @@ from af_core.pipeline import Avatar, AvatarState
 from numpy.typing import NDArray
 
 from af_runtime.messages.codes import Code
+from af_runtime.stage_times import Spans, StageTimes
 
 
 @attrs.frozen
@@ -36,6 +37,8 @@ class Drawn:
     """Uint8 [m, H, W, 3], m >= 0."""
     seconds: float
     """How long it took."""
+    spans: Spans = {}
+    """What each stage did meanwhile."""
 
 
 @attrs.frozen
@@ -54,7 +57,8 @@ class Worker:
     """Runs the streams of one avatar. ``on_answer`` is called on the worker's thread."""
 
     def __init__(self, avatar: Avatar, on_answer: Callable[[], None] = lambda: None) -> None:
-        self._avatar, self._on_answer = avatar, on_answer
+        self._times, self._on_answer = StageTimes(avatar), on_answer
+        self._avatar = self._times.avatar
         self._states: dict[int, AvatarState] = {}
         self._jobs: queue.SimpleQueue[Callable[[], Answer | None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
@@ -124,7 +128,8 @@ class Worker:
             owed, state = self._avatar.flush(state)
             frames = torch.cat([frames, owed], dim=1)
         self._states[stream] = state
-        return Drawn(stream, frames[0].cpu().numpy(), time.perf_counter() - began)
+        pictures = frames[0].cpu().numpy()
+        return Drawn(stream, pictures, time.perf_counter() - began, self._times.taken())
 
     def _forget(self, stream: int) -> Any:
         self._states.pop(stream, None)

@@ -1,16 +1,21 @@
 """``af-runtime serve``: an avatar for any number of clients, until SIGTERM."""
 
+import logging
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from af_runtime.commands.output import Overrides
 from af_runtime.commands.threads import Threads, use_threads
+from af_runtime.errors import RequestError
+
+log = logging.getLogger(__name__)
+
+Logs = Literal["text", "json"]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +46,19 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="After SIGTERM, for sessions to end.")
     ] = 30.0,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Record every session there, for `af-runtime replay`."),
+    ] = None,
+    record_pixels: Annotated[
+        bool, typer.Option("--record-pixels", help="Record pictures too, not their digests alone.")
+    ] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="A span of OpenTelemetry for each block.")
+    ] = False,
+    log_format: Annotated[
+        Logs, typer.Option(envvar="AF_LOG_FORMAT", help="Lines for people, or JSON.")
+    ] = "text",
     overrides: Overrides = None,
     threads: Threads = None,
 ) -> None:
@@ -51,28 +69,37 @@ def serve(
 
     Example: af-runtime serve & af-runtime say iris speech.wav -o iris.mp4
     """
+    from af_runtime.logs import set_up_logs
+
+    set_up_logs(log_format)
     use_threads(threads)
     import af_core
     from af_core.graph import parse_overrides
 
     from af_runtime.server import Limits
-    from af_runtime.service import ServiceOptions, running
+    from af_runtime.service import RecordOptions, ServiceOptions, running
 
+    if record_pixels and record is None:
+        raise RequestError("--record-pixels needs --record DIR.")
+    name, changes = pipeline or preset, parse_overrides(overrides or [])
     options = ServiceOptions(
         bind=bind,
         health=None if health == "-" else health,
         keys=keys,
         is_insecure=insecure,
         limits=Limits(max_sessions=max_sessions, max_sessions_per_client=max_sessions),
+        recording=RecordOptions(record, name, changes, record_pixels) if record else None,
+        is_traced=trace,
     )
-    changes = parse_overrides(overrides or [])
-    with running(lambda: af_core.load(pipeline or preset, changes), options) as server:
-        _say(f"serving {server.info.preset} at {server.endpoint}")
+    with running(lambda: af_core.load(name, changes), options) as server:
+        log.info("serving %s at %s", server.info.preset, server.endpoint)
         if insecure:
-            _say("warning: what travels is not encrypted (--insecure)")
+            log.warning("what travels is not encrypted (--insecure)")
+        if record is not None:
+            log.info("recording sessions, voices and portraits included, in %s", record)
         with _stopping(lambda: server.drain(drain_timeout)):
             server.run()
-    _say("ended")
+    log.info("ended")
 
 
 @contextmanager
@@ -84,7 +111,7 @@ def _stopping(drain: Callable[[], None]) -> Iterator[None]:
         if asked:
             raise SystemExit(128 + number)
         asked.append(number)
-        _say("draining; once more to end at once")
+        log.info("draining; once more to end at once")
         drain()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -93,8 +120,3 @@ def _stopping(drain: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -10,7 +10,7 @@ from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codes import Code
 from af_runtime.session.reports import closed, report_cut_short, report_finished
-from af_runtime.session.state import Phase, Ready, Session, Step
+from af_runtime.session.state import Phase, Session, Step
 from af_runtime.session.utterances import IDLE, Tag, Utterance, with_sound
 
 MOST_WAITING = 64
@@ -123,7 +123,7 @@ def _interrupted(session: Session, message: client.Interrupt) -> Step:
         epoch=message.epoch,
         utterances=(),
         tags=tuple(tag if tag.is_discarded else silent for tag in session.tags),
-        ready=() if cut else tuple(Ready(IDLE, one.picture) for one in session.ready),
+        ready=() if cut else tuple(attrs.evolve(one, tag=IDLE) for one in session.ready),
         num_consumed=session.num_consumed + waiting,
     )
     return after, (*report_cut_short(session), (answer, {}))

@@ -7,10 +7,13 @@ and heartbeats find dead lines. A handshake that fails is silent too: a monitor 
 
 import errno
 import socket
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from af_runtime.errors import BusyError, PeerGoneError, RequestError, UnavailableError
 from af_runtime.transport.base import Frames, Peer
@@ -27,6 +30,12 @@ HANDSHAKE_FAILED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+
+REASONS = {
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "no_detail",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "protocol",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "auth",
+}
 
 REFUSED = "The two do not agree about keys: one has none, or the worker does not allow this one."
 
@@ -76,7 +85,7 @@ class ZmqServer:
         self._waker.wake()
 
     @property
-    def handshake_failures(self) -> int:
+    def handshake_failures(self) -> Mapping[str, int]:
         """Connections that were refused: no key, or one that is not allowed."""
         return self._waker.handshake_failures
 
@@ -139,7 +148,7 @@ class _Waker:
 
     def __init__(self, of: "zmq.Socket[Any]") -> None:
         self._of = of
-        self.handshake_failures = 0
+        self.handshake_failures: Counter[str] = Counter()
         self._monitor = of.get_monitor_socket(HANDSHAKE_FAILED)
         self._here, self._there = socket.socketpair()
         self._here.setblocking(False)
@@ -156,8 +165,8 @@ class _Waker:
             with suppress(BlockingIOError):
                 self._here.recv(4096)
         if self._monitor in events:
-            self._monitor.recv_multipart()
-            self.handshake_failures += 1
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            self.handshake_failures[REASONS[event]] += 1
         return self._of in events
 
     def wake(self) -> None:

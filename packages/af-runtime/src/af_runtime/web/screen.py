@@ -17,7 +17,7 @@ from af_runtime.client import (
     Warned,
 )
 from af_runtime.web import messages
-from af_runtime.web.arrivals import Arrivals
+from af_runtime.arrivals import Arrivals
 from af_runtime.web.frames import Parcel, encode_frame
 from af_runtime.web.packing import Packer
 from af_runtime.web.stages import StageClock
