@@ -5,8 +5,10 @@ alive and not ready.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -68,11 +70,18 @@ class Health:
         told = {"live": not self.trouble(), "ready": not reason, "reason": reason}
         if server is None:
             return told
+        hosted = server.hosted
         return told | {
             "preset": server.info.preset,
+            "version": version("af-runtime"),
+            "up_s": round(server.up_s, 1),
             "sessions": server.num_sessions,
+            "phases": {p.value: n for p, n in Counter(one.session.phase for one in hosted).items()},
             "max_sessions": server.limits.max_sessions,
             "endpoint": server.endpoint,
+            "busy_s": round(server.busy_s, 3),
+            "recording": server.watching.recorder is not None,
+            "tracing": server.watching.traces is not None,
         }
 
     def _metrics(self) -> bytes:

@@ -112,7 +112,9 @@ class Observer:
         """A block went to the avatar."""
         self._fed_s = self._clock()
         if self._tape is not None:
-            fed = Fed(time_us=self._since_us(), is_last=block.is_last, is_underrun=block.is_underrun)
+            fed = Fed(
+                time_us=self._since_us(), is_last=block.is_last, is_underrun=block.is_underrun
+            )
             self._tape.add(fed, pcm=block.samples)
 
     def drawn(

@@ -76,7 +76,7 @@ class Server:
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
-        self._watching = watching or Watching()
+        self.watching = watching or Watching()
         self._worker = Worker(avatar, transport.wake)
         self._hosted: dict[int, Hosted] = {}
         self._peers: dict[Peer, float] = {}
@@ -84,7 +84,7 @@ class Server:
         self._streams = itertools.count()
         self._drain_s: float | None = None
         self._deadline_s = NEVER
-        self._turned_s = clock()
+        self._began_s = self._turned_s = clock()
 
     @property
     def hosted(self) -> list[Hosted]:
@@ -105,6 +105,11 @@ class Server:
     def endpoint(self) -> str:
         """Where clients connect to."""
         return self._transport.endpoint
+
+    @property
+    def up_s(self) -> float:
+        """Seconds since it was made."""
+        return self._clock() - self._began_s
 
     @property
     def silent_s(self) -> float:
@@ -338,7 +343,7 @@ class Server:
         )
         stream = next(self._streams)
         now_s, metrics = self._clock(), self.metrics
-        observer = self._watching.observer(message, portrait, metrics, self._clock)
+        observer = self.watching.observer(message, portrait, metrics, self._clock)
         hosted = Hosted(session, peer, stream, now_s, metrics, observer)
         hosted.tells_stats = "stats" in self._features.get(peer, ())
         self._hosted[stream] = hosted

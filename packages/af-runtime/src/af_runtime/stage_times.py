@@ -47,25 +47,29 @@ class StageTimes:
         seconds = self._clock() - began
         before = self._spans.get(name)
         self._spans[name] = (
-            Span(began, seconds) if before is None else Span(before.began_s, before.seconds + seconds)
+            Span(began, seconds)
+            if before is None
+            else Span(before.began_s, before.seconds + seconds)
         )
         return done
 
 
+@attrs.frozen(slots=False)
 class _Timed:
-    """A node of the pipeline whose work is timed."""
+    """A node of the pipeline whose work is timed; all else it can do, it does as before."""
 
-    def __init__(self, inner: Any, name: str, times: StageTimes) -> None:
-        self._inner, self._name, self._times = inner, name, times
+    inner: Any
+    name: str
+    times: StageTimes
 
     def open(self, opening: Any) -> Any:
-        return self._inner.open(opening)
+        return self.inner.open(opening)
 
     def step(self, state: Any, inputs: Any) -> Any:
-        return self._times.run(self._name, self._inner.step, state, inputs)
+        return self.times.run(self.name, self.inner.step, state, inputs)
 
     def flush(self, state: Any) -> Any:
-        return self._times.run(self._name, self._inner.flush, state)
+        return self.times.run(self.name, self.inner.flush, state)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return getattr(self.inner, name)

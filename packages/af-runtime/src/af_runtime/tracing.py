@@ -36,9 +36,7 @@ def block_traces(preset: str) -> TraceMaker:
 
 
 class _Blocks:
-    def __init__(
-        self, tracer: Any, inside: Callable[[Any], Any], parent: Any, preset: str
-    ) -> None:
+    def __init__(self, tracer: Any, inside: Callable[[Any], Any], parent: Any, preset: str) -> None:
         self._tracer, self._inside, self._parent = tracer, inside, parent
         self._preset, self._number = preset, 0
 

@@ -37,7 +37,7 @@ class Drawn:
     """Uint8 [m, H, W, 3], m >= 0."""
     seconds: float
     """How long it took."""
-    spans: Spans = {}
+    spans: Spans = attrs.field(factory=dict)
     """What each stage did meanwhile."""
 
 

@@ -35,8 +35,10 @@ LINGER_S = 0.5
 class Link:
     """One line to a worker. It looks for the worker again when the line was cut."""
 
-    def __init__(self, transport: ClientTransport, endpoint: str) -> None:
-        self.endpoint = endpoint
+    def __init__(
+        self, transport: ClientTransport, endpoint: str, features: tuple[str, ...] = ()
+    ) -> None:
+        self.endpoint, self._features = endpoint, features
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         self._listeners: list[Callable[[], None]] = []
@@ -102,7 +104,10 @@ class Link:
 
     def _greet(self) -> None:
         agent = f"af-runtime/{version('af-runtime')}"
-        self.post(client.Hello(min_version=VERSION, max_version=VERSION, agent=agent))
+        hello = client.Hello(
+            min_version=VERSION, max_version=VERSION, features=self._features, agent=agent
+        )
+        self.post(hello)
 
     def _run(self) -> None:
         until = None

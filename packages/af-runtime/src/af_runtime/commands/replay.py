@@ -59,7 +59,9 @@ def replay(
     changes = parse_overrides(overrides) if overrides else None
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("[bold]replaying"), BarColumn(), TextColumn("{task.completed} blocks"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("", total=None)
         done = library(
             recording,

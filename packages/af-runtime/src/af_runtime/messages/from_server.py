@@ -136,7 +136,7 @@ class Stats(OfSession, frozen=True, kw_only=True, tag="STATS"):
     """Microseconds that the avatar worked on it."""
     wait_us: Count
     """Microseconds that it waited for the avatar, and its pictures for the session."""
-    stages_us: dict[Word, Count] = {}
+    stages_us: dict[Word, Count] = msgspec.field(default_factory=dict)
     """Microseconds by stage."""
 
 

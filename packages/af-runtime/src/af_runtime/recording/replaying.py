@@ -112,7 +112,7 @@ def replay(
     machine: tuple[str, ...] = ()
     if avatar is None:
         avatar, machine = opened_as_recorded(recording.head, pipeline, overrides)
-    run = _Run(avatar, recording, on_block)
+    run = ReplayRun(avatar, recording, on_block)
     if out is None:
         for _ in run.frames():
             pass
@@ -140,7 +140,7 @@ def replay(
     )
 
 
-class _Run:
+class ReplayRun:
     """One pass through a recording."""
 
     def __init__(
