@@ -36,8 +36,10 @@ def descriptors():
 
 
 def shared_memory():
+    """Names of the segments of this process, which carry its number."""
     folder = Path("/dev/shm")
-    return {one.name for one in folder.iterdir()} if folder.is_dir() else set()
+    names = {one.name for one in folder.iterdir()} if folder.is_dir() else set()
+    return {name for name in names if str(os.getpid()) in name}
 
 
 def traced_bytes():

@@ -47,7 +47,9 @@ def test_every_metric_is_documented_and_every_documented_metric_exists():
 
 
 def test_every_metric_is_documented_with_its_labels():
-    rows = {line.split("`")[1]: line for line in OPERATIONS.splitlines() if line.startswith("| `af_")}
+    rows = {
+        line.split("`")[1]: line for line in OPERATIONS.splitlines() if line.startswith("| `af_")
+    }
     families = [one for one in vars(Metrics()).values() if hasattr(one, "_labelnames")]
     assert len(families) == len(rows)
     for family in families:

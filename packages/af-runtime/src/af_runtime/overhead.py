@@ -97,9 +97,10 @@ def measure(
     idle = [_Idle(), _Idle()]
     alone, again = _Plain(idle[0].watched(loaded), seed, idle[0].pause), _Plain(loaded, seed)
     with _worker(idle[1].watched(loaded)) as endpoint:
-        with AvatarClient(endpoint) as line, line.open(
-            _portrait(loaded), pacing="fast", window=WINDOW
-        ) as stream:
+        with (
+            AvatarClient(endpoint) as line,
+            line.open(_portrait(loaded), pacing="fast", window=WINDOW) as stream,
+        ):
             served = _Served(loaded, stream, seed, idle[1].pause)
             ways = (alone, served, again)
             for way in ways:

@@ -80,7 +80,7 @@ class Server:
         self._worker = Worker(avatar, transport.wake)
         self._hosted: dict[int, Hosted] = {}
         self._peers: dict[Peer, float] = {}
-        self._features: dict[Peer, frozenset[str]] = {}
+        self._features: dict[Peer, tuple[str, ...]] = {}
         self._streams = itertools.count()
         self._drain_s: float | None = None
         self._deadline_s = NEVER
@@ -288,8 +288,9 @@ class Server:
             )
             self._refuse(peer, Code.VERSION, text)
             return
-        self._features[peer] = FEATURES.intersection(hello.features)
-        both = tuple(sorted(self._features[peer]))
+        both = tuple(sorted(FEATURES.intersection(hello.features)))
+        if both:
+            self._features[peer] = both
         name = f"af-runtime/{version('af-runtime')}"
         what = format_of(self.info)
         self._say(peer, server.HelloOk(version=VERSION, format=what, features=both, server=name))

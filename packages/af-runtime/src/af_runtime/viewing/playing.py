@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 Seconds = NDArray[np.float64]
 
+TOLERANCE_S = 1e-6
+"""A frame that is later by less is in time: clocks are not read more finely."""
+
 
 @attrs.frozen
 class Playback:
@@ -30,6 +33,7 @@ def play(arrival_s: Seconds, buffer_s: float) -> Playback:
         return Playback(0, 0.0, 0)
     due = arrival_s[0] + buffer_s + np.arange(len(arrival_s)) / VIDEO_FPS
     late_s = arrival_s - due
+    late_s[late_s < TOLERANCE_S] = 0.0
     stalled = np.maximum.accumulate(np.maximum(late_s, 0.0))
     return Playback(
         underruns=int((np.diff(stalled, prepend=0.0) > 0).sum()),

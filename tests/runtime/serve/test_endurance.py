@@ -1,0 +1,104 @@
+"""Short runs of what `tests/chaos` does for long: hostile messages, leftovers, the pace of minutes."""
+
+import importlib.util
+import logging
+import os
+
+import numpy as np
+import pytest
+from af_runtime.viewing.playing import ages, play, skews
+from workspace import ROOT
+
+
+def script(name):
+    """Return a script of tests/chaos as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "chaos" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """What is refused on purpose is no news."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_a_hundred_thousand_damaged_messages_are_read_or_refused_with_a_code():
+    outcomes = script("fuzz").fuzz_decoder(100_000, seed=5)
+    assert sum(outcomes.values()) == 200_000  # each by the decoders of both directions
+    assert set(outcomes) >= {
+        "read",
+        "proto.bad_magic",
+        "proto.version",
+        "proto.bad_message",
+        "proto.unknown_type",
+        "proto.too_large",
+        "media.format",
+    }
+
+
+def test_a_worker_serves_others_bit_for_bit_while_it_is_fuzzed_and_keeps_nothing():
+    found = script("fuzz").fuzz_worker(1_600, seed=7)
+    assert found["trouble"] == []
+    assert {"proto.bad_message", "proto.seq_gap", "session.exists"} <= set(found["codes"])
+
+
+def test_nothing_is_left_of_sessions_however_they_ended():
+    found = script("sessions").run(60, seed=2)
+    assert found["left"] == {}
+    assert found["bytes_grown"] < 200_000
+
+
+@pytest.mark.slow
+def test_two_minutes_in_real_time_keep_the_pace_and_the_sound_in_step():
+    """AF_SOAK_SECONDS makes it shorter, or longer."""
+    soak = script("soak")
+    minutes = float(os.environ.get("AF_SOAK_SECONDS", "120")) / 60
+    told = soak.judged(minutes, *soak.run(minutes))
+    assert told["trouble"] == []
+    assert told["skew_ms_max"] <= 40
+
+
+FRAME = 1 / 25
+
+
+def slow_player(arrivals, buffer_s):
+    """Play frames one by one: the slow and obvious version."""
+    due, underruns, stall = arrivals[0] + buffer_s, 0, 0.0
+    for at in arrivals:
+        if at > due + 1e-6:
+            underruns, stall = underruns + 1, stall + at - due
+            due = at
+        due += FRAME
+    return underruns, stall
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_player_stands_still_when_and_as_long_as_the_obvious_one(seed):
+    rng = np.random.default_rng(seed)
+    arrivals = np.maximum.accumulate(np.arange(300) * FRAME + rng.gamma(0.4, 0.2, 300))
+    playback = play(arrivals, 0.08)
+    underruns, stall = slow_player(arrivals, 0.08)
+    assert playback.underruns == underruns > 0
+    assert playback.stall_s == pytest.approx(stall, abs=1e-9)
+    constant = arrivals[0] + 0.08 + np.arange(300) * FRAME
+    assert playback.misses == (arrivals > constant + 1e-6).sum()
+    assert play(np.arange(50) * FRAME, 0.0) == play(np.zeros(0), 0.0)
+
+
+def test_the_age_of_a_frame_counts_from_the_push_of_its_last_sample():
+    pushed = np.array([320, 640, 960, 1_280, 1_600])
+    pushed_s = np.array([0.02, 0.04, 0.06, 0.08, 0.10])
+    arrivals, samples = np.array([0.5, 0.54, 0.58, 0.62]), np.array([640, 0, 640, 320])
+    found = ages(arrivals, samples, pushed_s, pushed)
+    np.testing.assert_allclose(found, [0.5 - 0.04, 0.58 - 0.08, 0.62 - 0.10])
+
+
+def test_the_picture_is_behind_the_sound_by_the_frames_that_were_kept_back():
+    pts = np.arange(6) * 640
+    fresh = np.array([True, True, False, False, True, False])
+    speaks = np.array([True, True, True, True, True, False])
+    np.testing.assert_allclose(skews(pts, fresh, speaks), [0, 0, 0.04, 0.08, 0])
