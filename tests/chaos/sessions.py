@@ -7,6 +7,7 @@ left, or if memory has grown.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -58,10 +59,8 @@ def one_session(service, line, way):
         list(stream)
     elif way == "bad_sound":
         stream._core._say(_Nonsense)
-        try:
+        with contextlib.suppress(ServiceError):
             list(stream)
-        except ServiceError:
-            pass
     stream.close()
 
 

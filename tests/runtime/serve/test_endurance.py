@@ -1,13 +1,24 @@
-"""Short runs of what `tests/chaos` does for long: hostile messages, leftovers, the pace of minutes."""
+"""Short runs of the scripts in tests/chaos: hostile messages, leftovers, the pace of minutes."""
 
 import importlib.util
 import logging
 import os
+import re
 
+import msgspec
 import numpy as np
 import pytest
+from af_core.testing.tiny import tiny_avatar
+from af_runtime.errors import RequestError, ServiceError
+from af_runtime.overhead import INTERRUPTS, STEPS_A_ROUND, measure
+from af_runtime.transport.zeromq import ZmqServer
 from af_runtime.viewing.playing import ages, play, skews
+from af_runtime.viewing.report import view
+from af_runtime.viewing.viewer import Where
+from serving import serving
 from workspace import ROOT
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
 def script(name):
@@ -60,6 +71,42 @@ def test_two_minutes_in_real_time_keep_the_pace_and_the_sound_in_step():
     told = soak.judged(minutes, *soak.run(minutes))
     assert told["trouble"] == []
     assert told["skew_ms_max"] <= 40
+
+
+def test_viewers_report_what_they_saw_and_every_number_is_documented():
+    with serving(transport=ZmqServer("tcp://127.0.0.1:*")) as service:
+        where = Where(service.transport.endpoint, "ada")
+        report = view(where, viewers=2, duration_s=2.0)
+        with pytest.raises(ServiceError, match="no portrait"):
+            view(Where(service.transport.endpoint, "nobody"), duration_s=2.0)
+        with pytest.raises(RequestError):
+            view(where, duration_s=0.1)
+    told = msgspec.json.decode(msgspec.json.encode(report))
+    assert told["schema"] == "af-viewers/1" and told["errors"] == []
+    assert [viewer["gaps"] for viewer in told["viewers"]] == [0, 0]
+    spoken = sum(one["e2e_ms"]["n"] for one in told["viewers"])
+    assert spoken == told["e2e_ms"]["n"] == 2 * 50
+    assert (
+        told["delay_ms"]["algorithmic"] == told["delay_ms"]["block"] + told["delay_ms"]["lookahead"]
+    )
+    assert told["e2e_ms"]["p50"] >= told["delay_ms"]["lookahead"]
+    assert set(told["stage_ms"]) >= {"audio_encoder", "denoiser", "decoder"}
+    assert sum(one["frames"] for one in told["viewers"]) == told["frames"] >= 100
+    documented = set(
+        re.findall(r"`(\w+)`", OPERATIONS.split("`af-viewers/1`")[1].split("`--service`")[0])
+    )
+    assert set(told) <= documented
+
+
+def test_the_overhead_of_a_worker_is_measured_against_a_plain_loop():
+    report = measure(avatar=tiny_avatar(), duration_s=12.0)
+    told = msgspec.json.decode(msgspec.json.encode(report))
+    assert told["schema"] == "af-overhead/1" and told["rounds"] == 1
+    assert told["alone_ms"]["n"] == told["served_ms"]["n"] == STEPS_A_ROUND - 1
+    assert told["idle_alone_ms"]["n"] == told["idle_served_ms"]["n"] == STEPS_A_ROUND - 1
+    assert told["interrupt_ms"]["n"] == INTERRUPTS
+    with pytest.raises(RequestError, match="at least"):
+        measure(avatar=tiny_avatar(), duration_s=1.0)
 
 
 FRAME = 1 / 25

@@ -1,4 +1,4 @@
-"""What is told of a worker while it runs: metrics by their names, spans, logs, the times of stages."""
+"""What is told of a worker while it runs: metrics by name, spans, logs, times of stages."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""Sessions are recorded as they were, read whatever happened to the file, and replayed bit for bit."""
+"""Sessions are recorded as they were, read whatever befell the file, replayed bit for bit."""
 
 import errno
 import json
@@ -39,9 +39,12 @@ ORIGIN = Origin("tiny", config={"denoiser.dim": "4"}, machine={"threads": "1"})
 def recorded(folder, act, **options):
     """Record the session that ``act(stream)`` drives; return its file and what the client saw."""
     tapes = Recorder(folder, ORIGIN, **options)
-    with serving(watching=Watching(tapes)) as service, service.client() as client:
-        with client.open("ada", seed=3, pacing="fast") as stream:
-            frames = act(stream)
+    with (
+        serving(watching=Watching(tapes)) as service,
+        service.client() as client,
+        client.open("ada", seed=3, pacing="fast") as stream,
+    ):
+        frames = act(stream)
     tapes.close()
     (path,) = folder.glob("*.afrec")
     return path, np.stack([frame.video for frame in frames])

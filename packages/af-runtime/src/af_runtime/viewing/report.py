@@ -142,7 +142,7 @@ def _viewer(seen: Seen) -> dict[str, Any]:
     playback = play(arrivals, BUFFER_S)
     pushed_s, pushed = np.array(seen.pushed_s), np.array(seen.pushed, np.int64)
     return {
-        "ttff_ms": round(1e3 * (arrivals[0] - seen.opened_s), 3) if len(arrivals) else None,
+        "ttff_ms": round(1e3 * float(arrivals[0] - seen.opened_s), 3) if len(arrivals) else None,
         "e2e_ms": 1e3 * ages(arrivals, samples, pushed_s, pushed),
         "skew_ms": 1e3 * skews(pts, fresh, samples > 0),
         "underruns": playback.underruns,
