@@ -111,19 +111,19 @@ def measure(
             for _ in range(rounds):
                 runs.append([way.steps(STEPS_A_ROUND) for way in ways])
                 on_round()
+        idle_ms = [1e3 * np.array(one.seconds) for one in idle]
         interrupts = list(_interrupts(endpoint, loaded))
-    return _report(loaded, runs, idle, interrupts)
+    return _report(loaded, runs, idle_ms, interrupts)
 
 
 def _report(
-    avatar: Avatar, runs: list[list[Seconds]], idle: list["_Idle"], interrupts_s: list[float]
+    avatar: Avatar, runs: list[list[Seconds]], idle_ms: list[Seconds], interrupts_s: list[float]
 ) -> OverheadReport:
     frames = avatar.info.frames_per_block
     alone, through, again = (np.stack(one) * 1e3 for one in zip(*runs, strict=True))
     base, ways = np.percentile(alone, 99), (through, again)
     p50 = [np.median(np.median(one, 1) - np.median(alone, 1)) / frames for one in ways]
     p99 = [(np.percentile(one, 99) - base) / base for one in ways]
-    idle_ms = [1e3 * np.array(one.seconds) for one in idle]
     added_p50, added_p99 = (
         float(np.percentile(idle_ms[1], q) - np.percentile(idle_ms[0], q)) for q in (50, 99)
     )
