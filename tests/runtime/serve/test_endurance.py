@@ -8,9 +8,16 @@ import re
 import msgspec
 import numpy as np
 import pytest
+import zmq
 from af_core.testing.tiny import tiny_avatar
 from af_runtime.errors import RequestError, ServiceError
+from af_runtime.hosting import Hosted
+from af_runtime.messages import from_client
+from af_runtime.messages import from_server as server
+from af_runtime.messages.codec import decode_from_server, encode
+from af_runtime.metrics import Metrics
 from af_runtime.overhead import INTERRUPTS, STEPS_A_ROUND, measure
+from af_runtime.session.state import Rules, Session
 from af_runtime.transport.zeromq import ZmqServer
 from af_runtime.viewing.playing import ages, play, skews
 from af_runtime.viewing.report import view
@@ -149,3 +156,36 @@ def test_the_picture_is_behind_the_sound_by_the_frames_that_were_kept_back():
     fresh = np.array([True, True, False, False, True, False])
     speaks = np.array([True, True, True, True, True, False])
     np.testing.assert_allclose(skews(pts, fresh, speaks), [0, 0, 0.04, 0.08, 0])
+
+
+def test_a_clock_that_jumps_an_hour_ahead_loses_no_frame_and_floods_nobody():
+    hosted = Hosted(Session("s", Rules(4, 0), video_limit=10**6), b"peer", 0, 0.0, Metrics())
+    hosted.seen()
+    now, sent = 10.0, []
+    for i in range(800):
+        now += 3_600.0 if i == 400 else 0.005
+        hosted.advance(now)
+        if (block := hosted.feed()) is not None:
+            hosted.drawn(np.zeros((len(block.samples) // 640, 2, 2, 3), np.uint8), 0.0)
+        sent += [(i, m) for m, _ in hosted.outgoing() if isinstance(m, server.Media)]
+    assert [m.pts for _, m in sent] == list(range(0, 640 * len(sent), 640))
+    assert sum(i == 400 for i, _ in sent) <= 1
+    assert 95 <= len(sent) <= 105 and sum(m.kind == "repeat" for _, m in sent) <= 1
+
+
+def test_of_two_clients_with_one_name_the_later_is_answered_and_the_worker_goes_on():
+    with serving(transport=ZmqServer("tcp://127.0.0.1:*")) as service, zmq.Context() as context:
+        for _ in range(3):
+            twin = context.socket(zmq.DEALER)
+            twin.setsockopt(zmq.LINGER, 0)
+            twin.setsockopt(zmq.RCVTIMEO, 10_000)
+            twin.setsockopt(zmq.ROUTING_ID, b"twin")
+            twin.connect(service.transport.endpoint)
+            twin.send_multipart(encode(from_client.Ping(nonce=4)))
+            answer = decode_from_server(twin.recv_multipart()).message
+            assert answer == server.Pong(nonce=4)
+        with service.client() as client, client.open("ada", pacing="fast") as stream:
+            stream.push_audio(np.zeros(6_400, np.float32), 16_000)
+            stream.finish()
+            assert len(list(stream)) == 10
+        context.destroy(linger=0)
