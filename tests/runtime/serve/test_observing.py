@@ -177,7 +177,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_a_block_is_a_span_with_its_stages_inside_and_belongs_to_the_clients_trace(spans):
-    trace = block_traces("tiny")(PARENT)
+    trace = block_traces()(PARENT)
     now = time.perf_counter()
     inside = {"denoiser": Span(now - 0.03, 0.02), "decoder": Span(now - 0.01, 0.01)}
     trace.block(DrawnBlock(4, seconds=0.03, wait_s=0.001, spans=inside))
@@ -186,7 +186,7 @@ def test_a_block_is_a_span_with_its_stages_inside_and_belongs_to_the_clients_tra
     block = made["af.block"]
     assert f"{block.context.trace_id:032x}" == PARENT.split("-")[1]
     assert f"{block.parent.span_id:016x}" == PARENT.split("-")[2]
-    assert block.attributes["af.frames"] == 4 and block.attributes["af.preset"] == "tiny"
+    assert block.attributes["af.frames"] == 4
     assert block.end_time - block.start_time == pytest.approx(31e6, rel=0.01)
     for name in ("denoiser", "decoder"):
         stage = made[f"af.stage.{name}"]
@@ -198,7 +198,7 @@ def test_a_block_is_a_span_with_its_stages_inside_and_belongs_to_the_clients_tra
 def test_a_worker_makes_a_trace_of_every_block(spans):
     pytest.importorskip("opentelemetry")
     with (
-        serving(watching=Watching(traces=block_traces("tiny"))) as service,
+        serving(watching=Watching(traces=block_traces())) as service,
         service.client() as client,
         client.open("ada", pacing="fast") as stream,
     ):
@@ -213,7 +213,7 @@ def test_a_worker_makes_a_trace_of_every_block(spans):
 def test_traces_without_the_api_are_a_plain_error(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry", None)
     with pytest.raises(UnavailableError, match="af-runtime\\[otel\\]"):
-        block_traces("tiny")
+        block_traces()
 
 
 def record(text, *args, **extra):

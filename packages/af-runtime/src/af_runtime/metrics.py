@@ -108,6 +108,10 @@ class Metrics:
             self.handshake_failures.labels(reason).inc(total - before)
             self._handshakes[reason] = total
 
+    def note_pause(self, generation: int, seconds: float) -> None:
+        """Note that the garbage collector has held everything up."""
+        self.gc_s.labels(generation).observe(seconds)
+
     def page(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self._registry)

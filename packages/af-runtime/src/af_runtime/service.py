@@ -22,7 +22,7 @@ from af_runtime.observing import Watching
 from af_runtime.pauses import noting_pauses
 from af_runtime.portrait import load_portrait
 from af_runtime.recording.origin import origin_of, settle_kernels
-from af_runtime.recording.recorder import Recorder
+from af_runtime.recording.recorder import Recorder, made_folder
 from af_runtime.server import Limits, Server
 from af_runtime.tracing import block_traces
 from af_runtime.transport.curve import ServerKeys, server_keys
@@ -84,6 +84,9 @@ def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Ser
     The ports are bound first: a port in use is told at once, and health says ``warming`` meanwhile.
     """
     keys = checked_keys(options)
+    if options.recording is not None:
+        made_folder(options.recording.folder)
+    traces = block_traces() if options.is_traced else None
     transport = ZmqServer(options.bind, keys)
     health, metrics = Health(), Metrics()
     with ExitStack() as at_end:
@@ -92,44 +95,39 @@ def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Ser
         at_end.callback(transport.close, LINGER_S)
         avatar = load()
         warm_up(avatar)
-        watching = at_end.enter_context(_watching(avatar, options, metrics))
+        recorder = at_end.enter_context(_recording(avatar, options.recording, metrics))
+        at_end.enter_context(noting_pauses(metrics.note_pause))
         health.server = Server(
             avatar,
             transport,
             portraits=gallery(avatar),
             limits=options.limits,
             metrics=metrics,
-            watching=watching,
+            watching=Watching(recorder, traces),
         )
         yield health.server
 
 
 @contextmanager
-def _watching(avatar: Avatar, options: ServiceOptions, metrics: Metrics) -> Iterator[Watching]:
-    """Give what watches the sessions of a worker, until it ends."""
-    traces = block_traces(avatar.info.preset) if options.is_traced else None
-    recorder = None if options.recording is None else _recorder(avatar, options.recording, metrics)
-
-    def paused(generation: int, seconds: float) -> None:
-        metrics.gc_s.labels(generation).observe(seconds)
-
-    with noting_pauses(paused):
-        try:
-            yield Watching(recorder, traces)
-        finally:
-            if recorder is not None:
-                recorder.close()
-
-
-def _recorder(avatar: Avatar, wanted: RecordOptions, metrics: Metrics) -> Recorder:
+def _recording(
+    avatar: Avatar, wanted: RecordOptions | None, metrics: Metrics
+) -> Iterator[Recorder | None]:
+    """Give what records the sessions of an avatar, if they are to be, until the worker ends."""
+    if wanted is None:
+        yield None
+        return
     settle_kernels(avatar)
-    return Recorder(
+    recorder = Recorder(
         wanted.folder,
         origin_of(wanted.pipeline, wanted.overrides, avatar),
         with_pixels=wanted.with_pixels,
         on_bytes=metrics.recorded_bytes.inc,
         on_end=lambda outcome: metrics.recordings.labels(outcome).inc(),
     )
+    try:
+        yield recorder
+    finally:
+        recorder.close()
 
 
 def warm_up(avatar: Avatar) -> float:

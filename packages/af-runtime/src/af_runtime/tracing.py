@@ -16,7 +16,7 @@ TraceMaker = Callable[[str], BlockTrace]
 """Returns the trace of a session from the W3C ``traceparent`` of its client, or from nothing."""
 
 
-def block_traces(preset: str) -> TraceMaker:
+def block_traces() -> TraceMaker:
     """Return the maker of traces; raises `UnavailableError` without OpenTelemetry's API."""
     try:
         from opentelemetry import trace
@@ -30,22 +30,21 @@ def block_traces(preset: str) -> TraceMaker:
 
     def made(traceparent: str) -> BlockTrace:
         parent = propagator.extract({"traceparent": traceparent})
-        return _Blocks(tracer, trace.set_span_in_context, parent, preset)
+        return _Blocks(tracer, trace.set_span_in_context, parent)
 
     return made
 
 
 class _Blocks:
-    def __init__(self, tracer: Any, inside: Callable[[Any], Any], parent: Any, preset: str) -> None:
+    def __init__(self, tracer: Any, inside: Callable[[Any], Any], parent: Any) -> None:
         self._tracer, self._inside, self._parent = tracer, inside, parent
-        self._preset, self._number = preset, 0
+        self._number = 0
 
     def block(self, drawn: DrawnBlock) -> None:
         """Make the spans of a block that was drawn just now."""
         now_ns, now_s = time.time_ns(), time.perf_counter()
         began_ns = now_ns - round((drawn.seconds + drawn.wait_s) * 1e9)
         attributes = {
-            "af.preset": self._preset,
             "af.block": self._number,
             "af.frames": drawn.num_frames,
             "af.wait_ms": round(drawn.wait_s * 1e3, 3),

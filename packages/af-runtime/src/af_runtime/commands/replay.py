@@ -101,7 +101,7 @@ def _show(done: "Replay", console: Console) -> None:
     for line in done.machine:
         console.print(f"[yellow]This machine may round differently:[/] {escape(line)}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("ms a block")
+    table.add_column("ms a block", no_wrap=True)
     for name in ("p50", "p95", "p99", "max", "recorded p50", "recorded p99"):
         table.add_column(name, justify="right")
     for stage, spread in done.stage_ms.items():

@@ -36,6 +36,18 @@ Outcome = Literal["complete", "disk", "slow"]
 """How a recording has ended: with its session, or before it."""
 
 
+def made_folder(folder: Path) -> Path:
+    """Make a folder for recordings, for its owner only; raises `RequestError` if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / f".{secrets.token_hex(4)}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise RequestError(f"Nothing can be recorded in {folder}: {e.strerror}.") from e
+    return folder
+
+
 class Recorder:
     """Makes the recordings of one worker in a folder. Any thread may call it."""
 
@@ -48,14 +60,7 @@ class Recorder:
         on_bytes: Callable[[int], None] = lambda count: None,
         on_end: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            probe = folder / f".{secrets.token_hex(4)}.probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as e:
-            raise RequestError(f"Nothing can be recorded in {folder}: {e.strerror}.") from e
-        self._folder, self._origin, self.with_pixels = folder, origin, with_pixels
+        self._folder, self._origin, self.with_pixels = made_folder(folder), origin, with_pixels
         self.on_bytes, self.on_end = on_bytes, on_end
         self._numbers = itertools.count()
         self._jobs: queue.SimpleQueue[tuple[Tape, Any, Any] | None] = queue.SimpleQueue()
