@@ -157,7 +157,7 @@ class _Idle:
 
     def watched(self, avatar: Avatar) -> Avatar:
         """Return the avatar, its first and its last stage watched."""
-        runners = dict(avatar.runners)
+        runners: dict[str, Any] = dict(avatar.runners)
         first, last = next(iter(runners)), list(runners)[-1]
         runners[first] = _Edge(runners[first], before=self._begin)
         runners[last] = _Edge(runners[last], after=self._end)

@@ -32,7 +32,7 @@ class StageTimes:
     def __init__(self, avatar: Avatar, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._spans: dict[str, Span] = {}
-        runners = {name: _Timed(runner, name, self) for name, runner in avatar.runners.items()}
+        runners: dict[str, Any] = {n: _Timed(r, n, self) for n, r in avatar.runners.items()}
         self.avatar = attrs.evolve(avatar, runners=runners)
 
     def taken(self) -> Spans:
