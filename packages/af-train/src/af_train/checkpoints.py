@@ -1,5 +1,6 @@
 """Checkpoints of a run: complete or not there, sharded, readable by another number of processes."""
 
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from af_core.errors import ConfigError
+import torch
+from af_core.errors import ConfigError, WeightsError
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -62,8 +67,65 @@ def write(directory: Path, about: About, state: dict[str, Any], world: World, ke
 
 def read(checkpoint: Path, state: Mapping[str, Any], world: World) -> None:
     """Fill the tensors of ``state`` from a checkpoint, however many processes wrote it."""
+    _require_plain(checkpoint / ".metadata")
     with _alone_without_a_warning():
         load(dict(state), checkpoint_id=checkpoint, no_dist=world.size == 1)
+
+
+def read_weights(checkpoint: Path, role: str, *, averaged: bool = True) -> dict[str, Tensor]:
+    """Return the weights of a role, whole, without its network; averages where there are any."""
+    _require_plain(checkpoint / ".metadata")
+    kept = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    parts = ("network", "average") if averaged else ("network",)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, about in kept.items():
+        for part in parts:
+            start = f"{role}.{part}."
+            if name.startswith(start) and isinstance(about, TensorStorageMetadata):
+                empty = torch.empty(about.size, dtype=about.properties.dtype)
+                tensors.setdefault(part, {})[name.removeprefix(start)] = empty
+    if "network" not in tensors:
+        raise WeightsError(f"{checkpoint} holds no weights of the {role}.")
+    with _alone_without_a_warning():
+        load({role: tensors}, checkpoint_id=checkpoint, no_dist=True)
+    return tensors["network"] | tensors.get("average", {})
+
+
+class _Plain(pickle.Unpickler):
+    """Reads what torch's checkpoints keep of their tensors, and can make nothing else."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """Allow descriptions of tensors, sizes and types."""
+        known = module_name.startswith("torch.distributed.checkpoint.metadata") or (
+            (module_name, global_name)
+            in (
+                ("collections", "OrderedDict"),
+                ("pathlib", "PosixPath"),
+                ("pathlib._local", "PosixPath"),
+                ("torch", "Size"),
+                ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+                ("torch.serialization", "_get_layout"),
+            )
+        )
+        if known or (
+            module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
+        ):
+            return super().find_class(module_name, global_name)
+        raise WeightsError(
+            f"A checkpoint that asks for {module_name}.{global_name} was not written by a trainer; "
+            "it is not read."
+        )
+
+
+def _require_plain(path: Path) -> None:
+    """Refuse a checkpoint whose description, a pickle, would do more than describe tensors."""
+    try:
+        with path.open("rb") as file:
+            _Plain(file).load()
+    except (OSError, pickle.UnpicklingError, EOFError) as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error}): the checkpoint is damaged."
+        ) from error
 
 
 @contextmanager
