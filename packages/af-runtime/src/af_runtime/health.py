@@ -5,17 +5,17 @@ alive and not ready.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
 from af_runtime.errors import BusyError, RequestError
+from af_runtime.levels import STUCK_S, note_levels
 from af_runtime.server import Server
-
-STUCK_S = 10.0
-"""A turn of the loop, or a block, that takes longer is no sign of life."""
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -69,14 +69,24 @@ class Health:
         told = {"live": not self.trouble(), "ready": not reason, "reason": reason}
         if server is None:
             return told
+        hosted = server.hosted
         return told | {
             "preset": server.info.preset,
             **server.admission.status(),
+            "version": version("af-runtime"),
+            "up_s": round(server.up_s, 1),
+            "phases": {p.value: n for p, n in Counter(one.session.phase for one in hosted).items()},
             "endpoint": server.endpoint,
+            "busy_s": round(server.busy_s, 3),
+            "recording": server.watching.recorder is not None,
+            "tracing": server.watching.traces is not None,
         }
 
     def _metrics(self) -> bytes:
-        return b"" if self.server is None else self.server.metrics.page()
+        if self.server is None:
+            return b""
+        note_levels(self.server)
+        return self.server.metrics.page()
 
 
 class HealthServer:

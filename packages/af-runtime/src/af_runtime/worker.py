@@ -22,6 +22,7 @@ from af_core.snapshots.value import Snapshot
 from numpy.typing import NDArray
 
 from af_runtime.messages.codes import Code
+from af_runtime.stage_times import Spans, StageTimes
 
 
 @attrs.frozen
@@ -40,6 +41,8 @@ class Drawn:
     """Uint8 [m, H, W, 3], m >= 0."""
     seconds: float
     """How long it took."""
+    spans: Spans = attrs.field(factory=dict)
+    """What each stage did meanwhile."""
 
 
 @attrs.frozen
@@ -103,7 +106,8 @@ class Worker:
         *,
         together: bool = False,
     ) -> None:
-        self._avatar, self._on_answer, self._together = avatar, on_answer, together
+        self._times, self._on_answer, self._together = StageTimes(avatar), on_answer, together
+        self._avatar = self._times.avatar
         self._states: dict[int, AvatarState] = {}
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._next: list[_Job | None] = []
