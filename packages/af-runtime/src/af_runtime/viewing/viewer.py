@@ -76,7 +76,9 @@ def watch(
         opened_s = time.monotonic()
         with client.open(where.portrait, seed=seed) as stream:
             seen = Seen(client.format, client.server, opened_s)
-            mouth = threading.Thread(target=_speak, args=(stream, speech, duration_s, seen))
+            mouth = threading.Thread(
+                target=_speak, args=(stream, speech, duration_s, seen), daemon=True
+            )
             mouth.start()
             try:
                 _look(stream, seen, opened_s + duration_s + LAG_S, on_frame)
@@ -84,7 +86,7 @@ def watch(
                 seen.error = f"{e.code}: {e}"
             finally:
                 stream.close()
-                mouth.join()
+                mouth.join(LAG_S)  # it may wait for credit that does not come any more
     return seen
 
 
