@@ -25,7 +25,7 @@ from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
 from af_core.graph.resolve import open_pipeline
 from af_core.plugins.registry import Catalog
-from af_core.running import Opening, Runner
+from af_core.running import Opening, Runner, run_nodes
 
 
 @attrs.frozen
@@ -149,17 +149,8 @@ class Avatar:
         self, states: Mapping[str, Any], samples: Tensor, *, last: bool
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Let samples flow through all nodes, in order; ``last`` makes each give what it owes."""
-        values: dict[str, Tensor] = {"audio.samples": samples}
-        after: dict[str, Any] = {}
-        for name, runner in self.runners.items():
-            wires = self.wires[name].items()
-            inputs = {port: values[source] for port, source in wires if source in values}
-            made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
-            if last:
-                owed, state = runner.flush(state)
-                made = _appended(made, owed)
-            after[name] = state
-            values.update({f"{name}.{port}": value for port, value in made.items()})
+        heard = {"audio.samples": samples}
+        values, after = run_nodes(self.runners, self.wires, states, heard, last=last)
         return values.get(self.output), after
 
     def _handed_out(
@@ -236,14 +227,6 @@ def _checked_seeds(seed: Any, num_streams: int) -> tuple[int, ...]:
     return tuple(int(one) for one in seeds)
 
 
-def _appended(made: dict[str, Tensor], owed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    both = {**owed, **made}
-    return {
-        port: torch.cat([made[port], owed[port]], dim=1) if port in made and port in owed else value
-        for port, value in both.items()
-    }
-
-
 def load(
     preset: str = "toon",
     overrides: Mapping[str, Any] | None = None,
@@ -261,17 +244,7 @@ def load(
 def build(pipeline: Pipeline) -> Avatar:
     """Load the weights of a checked pipeline and return the avatar."""
     parts = assemble(pipeline)
-    delay = latency(pipeline)
-    info = AvatarInfo(
-        preset=pipeline.spec.name,
-        width=parts.width,
-        height=parts.height,
-        frames_per_block=pipeline.geometry.frames_per_block,
-        block_ms=delay.block_ms,
-        lookahead_ms=delay.lookahead_ms,
-        delay_ms=delay.total_ms,
-        num_parameters=parts.num_parameters,
-    )
+    info = describe(pipeline, parts.num_parameters)
     return Avatar(
         info=info,
         geometry=pipeline.geometry,
@@ -282,3 +255,22 @@ def build(pipeline: Pipeline) -> Avatar:
         text=parts.text,
         device=parts.device,
     )
+
+
+def describe(pipeline: Pipeline, num_parameters: int) -> AvatarInfo:
+    """Return what a driver has to know about the avatar of a pipeline."""
+    delay, made = latency(pipeline), pipeline.graph.format_of(pipeline.output)
+    return AvatarInfo(
+        preset=pipeline.spec.name,
+        width=_size(made and made.width, pipeline.geometry.width),
+        height=_size(made and made.height, pipeline.geometry.height),
+        frames_per_block=pipeline.geometry.frames_per_block,
+        block_ms=delay.block_ms,
+        lookahead_ms=delay.lookahead_ms,
+        delay_ms=delay.total_ms,
+        num_parameters=num_parameters,
+    )
+
+
+def _size(value: Any, fallback: int) -> int:
+    return value if isinstance(value, int) else fallback

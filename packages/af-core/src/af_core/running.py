@@ -51,6 +51,30 @@ class Runner(Protocol):
         ...
 
 
+def run_nodes(
+    runners: Mapping[str, Runner],
+    wires: Mapping[str, Mapping[str, str]],
+    states: Mapping[str, Any],
+    values: Values,
+    *,
+    last: bool,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Let values, named ``node.port``, flow through nodes in order; return all values and states.
+
+    ``last`` makes each node give what it owes.
+    """
+    values, after = dict(values), {}
+    for name, runner in runners.items():
+        inputs = {port: values[at] for port, at in wires[name].items() if at in values}
+        made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
+        if last:
+            owed, state = runner.flush(state)
+            made = _appended(made, owed)
+        after[name] = state
+        values.update({f"{name}.{port}": value for port, value in made.items()})
+    return values, after
+
+
 @attrs.frozen
 class HearRunner:
     """The audio encoder: samples to rows."""
@@ -208,6 +232,14 @@ class NodeRunner:
         """See ``Runner.flush``."""
         outputs, state = self.node.flush(state)
         return dict(outputs), state
+
+
+def _appended(made: dict[str, Tensor], owed: Values) -> dict[str, Tensor]:
+    both = {**owed, **made}
+    return {
+        port: torch.cat([made[port], owed[port]], dim=1) if port in made and port in owed else value
+        for port, value in both.items()
+    }
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:

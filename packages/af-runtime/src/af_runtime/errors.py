@@ -60,3 +60,11 @@ class BusyError(UnavailableError):
 
 class KeysError(AvatarForcingError):
     """Keys are missing, wrong or readable by others, or there should be some."""
+
+
+class StageFailedError(AvatarForcingError):
+    """A stage process cannot be begun, ended too often, or could not do a piece of work."""
+
+
+class StageLostError(StageFailedError):
+    """A stage process has ended before it had answered; the work may be given to its successor."""

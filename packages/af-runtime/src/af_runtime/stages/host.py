@@ -1,0 +1,128 @@
+"""One part of a pipeline in a process of its own: its weights, and the streams it remembers."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from af_core.assembly import Assembled, assemble_process
+from af_core.graph.checked import Pipeline
+from af_core.graph.placement import Leg, legs
+from af_core.running import Opening, Reopening, packages, run_nodes
+from af_core.snapshots.value import Snapshot, SnapshotHeader
+from torch import Tensor
+
+Values = dict[str, Tensor]
+
+
+@attrs.define(eq=False)
+class Stream:
+    """What one batch of streams remembers in one leg."""
+
+    leg: int
+    nodes: Mapping[str, Any]
+    """State of each node."""
+
+
+class Host:
+    """Runs the nodes of one process of the placement."""
+
+    def __init__(self, pipeline: Pipeline, process: str) -> None:
+        self.process = process
+        self._part: Assembled = assemble_process(pipeline, process)
+        self._legs = legs(pipeline)
+        self._streams: dict[int, Stream] = {}
+        self._packages = frozenset({"af_core"}).union(*map(packages, self._part.runners.values()))
+        self._header = SnapshotHeader(
+            preset=pipeline.spec.name,
+            configuration="",
+            weights="",
+            num_streams=0,
+            num_samples=0,
+            num_frames=0,
+            is_finished=False,
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of this part."""
+        return self._part.num_parameters
+
+    @property
+    def device(self) -> str:
+        """Device of the weights."""
+        return self._part.device
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode portraits uint8 [b, H, W, 3] to normalised latents [b, 1, c, h, w]."""
+        return self._part.image_encoder.encode(images.to(self.device))
+
+    def text(self) -> Tensor | None:
+        """Return the embedding of the prompt, if it is read here."""
+        return self._part.text
+
+    @torch.inference_mode()
+    def open(self, stream: int, leg: int, opening: Opening) -> None:
+        """Begin a batch of streams."""
+        here = attrs.evolve(
+            opening,
+            portrait=opening.portrait.to(self.device),
+            image=None if opening.image is None else opening.image.to(self.device),
+            text=None if opening.text is None else opening.text.to(self.device),
+        )
+        names = self._legs[leg].nodes
+        states = {name: self._part.runners[name].open(here) for name in names}
+        self._streams[stream] = Stream(leg, states)
+
+    @torch.inference_mode()
+    def work(self, stream: int, values: Values, *, is_last: bool) -> Values:
+        """Let a batch of streams take values and return what others take of the result."""
+        one = self._streams[stream]
+        leg: Leg = self._legs[one.leg]
+        runners = {name: self._part.runners[name] for name in leg.nodes}
+        given = {name: value.to(self.device) for name, value in values.items()}
+        made, one.nodes = run_nodes(runners, self._part.wires, one.nodes, given, last=is_last)
+        return {name: made[name] for name in leg.outputs if name in made}
+
+    @torch.inference_mode()
+    def snapshot(self, stream: int) -> bytes:
+        """Return all that a batch of streams remembers here; raises ``SnapshotError``."""
+        one = self._streams[stream]
+        saved = {n: self._part.runners[n].snapshot(state) for n, state in one.nodes.items()}
+        return Snapshot.of(self._header, saved, self._packages, self.device).to_bytes()
+
+    @torch.inference_mode()
+    def restore(self, stream: int, leg: int, data: Any, text: Tensor | None) -> None:
+        """Let a batch of streams be where it was when the snapshot was made."""
+        saved = Snapshot.from_bytes(data).values(self._packages, self.device)
+        again = Reopening(None if text is None else text.to(self.device))
+        nodes = {n: self._part.runners[n].restore(saved[n], again) for n in self._legs[leg].nodes}
+        self._streams[stream] = Stream(leg, nodes)
+
+    def forget(self, stream: int) -> None:
+        """Remember a batch of streams no more."""
+        self._streams.pop(stream, None)
+
+
+def warm_up(hosts: Mapping[str, Host], pipeline: Pipeline, num_blocks: int = 6) -> float:
+    """Let a stream of silence run through all parts in this process; return the seconds it took."""
+    began = time.perf_counter()
+    geometry, order = pipeline.geometry, legs(pipeline)
+    image = torch.full((1, geometry.height, geometry.width, 3), 128, dtype=torch.uint8)
+    owner = next(host for host in hosts.values() if host._part.image_encoder is not None)
+    texts = (host.text() for host in hosts.values())
+    text = next((text for text in texts if text is not None), None)
+    opening = Opening(1, owner.encode(image), (0,), text, image)
+    for index, leg in enumerate(order):
+        hosts[leg.process].open(-1 - index, index, opening)
+    for _ in range(num_blocks):
+        values = {"audio.samples": torch.zeros(1, geometry.samples_per_block)}
+        for index, leg in enumerate(order):
+            inputs = {name: values[name] for name in leg.inputs if name in values}
+            if inputs:
+                values |= hosts[leg.process].work(-1 - index, inputs, is_last=False)
+    for index, leg in enumerate(order):
+        hosts[leg.process].forget(-1 - index)
+    return time.perf_counter() - began

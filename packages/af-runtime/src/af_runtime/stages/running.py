@@ -1,0 +1,105 @@
+"""Puts a pipeline over several processes together: folder, shared memory, supervisor, avatar."""
+
+import logging
+import os
+from collections.abc import Callable
+
+import attrs
+from af_core.graph.placement import working_processes
+from af_core.pipeline import Avatar
+
+from af_runtime.stages.folder import RunFolder
+from af_runtime.stages.front import ring_slot_bytes, staged_avatar
+from af_runtime.stages.life import Birth
+from af_runtime.stages.policy import Policy
+from af_runtime.stages.ring import Ring
+from af_runtime.stages.source import PipelineSource, plugin_set
+from af_runtime.stages.supervisor import Supervisor
+from af_runtime.transport.stages import Hub
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class StageOptions:
+    """How the stages of a pipeline are run."""
+
+    threads: int = 1
+    """Threads of torch in each process."""
+    ring_blocks: int = 24
+    """Blocks of pixels that the shared memory has room for."""
+    snapshot_every: int = 1
+    """Pieces of work from one snapshot to the next; what lies between is done again."""
+    policy: Policy = attrs.field(factory=Policy)
+
+
+@attrs.define(eq=False)
+class Staged:
+    """An avatar in several processes. ``close`` ends them."""
+
+    avatar: Avatar
+    supervisor: Supervisor
+    ring: Ring
+    folder: RunFolder
+
+    def close(self) -> None:
+        """End the stages and give back all they had."""
+        self.supervisor.close()
+        self.ring.close()
+        self.folder.close()
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_stages(
+    source: PipelineSource,
+    options: StageOptions | None = None,
+    *,
+    on_fatal: Callable[[], None] = lambda: None,
+) -> Staged:
+    """Begin a process for each part of the placement and return when all of them are up.
+
+    Raises `StageFailedError` with what a process said if it cannot be begun, ``PipelineError`` if
+    the pipeline is wrong.
+    """
+    options = options or StageOptions()
+    catalog = source.catalog()
+    pipeline = source.open(catalog)
+    folder = RunFolder()
+    for left in folder.removed:
+        log.warning("removed %s, left by a worker that was killed", left)
+    ring = supervisor = None
+    try:
+        ring = Ring(ring_slot_bytes(pipeline), options.ring_blocks)
+        hub = Hub(folder.path)
+        birth = Birth(
+            endpoint=hub.endpoint,
+            name="",
+            parent=os.getpid(),
+            source=source,
+            ring_handle=ring.memory.handle,
+            ring_bytes=ring.memory.size,
+            threads=options.threads,
+            beat_s=options.policy.beat_s,
+        )
+        supervisor = Supervisor(
+            pipeline, birth, hub, options.policy, plugins=plugin_set(catalog), on_fatal=on_fatal
+        )
+        avatar = staged_avatar(pipeline, supervisor, ring, snapshot_every=options.snapshot_every)
+        return Staged(avatar, supervisor, ring, folder)
+    except BaseException:
+        if supervisor is not None:
+            supervisor.close()
+        if ring is not None:
+            ring.close()
+        folder.close()
+        raise
+
+
+def is_staged(source: PipelineSource) -> bool:
+    """Whether the pipeline's placement is of several processes."""
+    return len(working_processes(source.open())) > 1
