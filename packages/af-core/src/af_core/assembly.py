@@ -40,6 +40,8 @@ class Assembled:
     wires: Mapping[str, Mapping[str, str]]
     num_parameters: int
     device: str
+    modules: tuple[nn.Module, ...]
+    """The stages that have weights."""
 
 
 def assemble(pipeline: Pipeline) -> Assembled:
@@ -68,6 +70,7 @@ def assemble_process(pipeline: Pipeline, process: str) -> Assembled:
         wires={name: pipeline.graph.incoming(name) for name in names},
         num_parameters=count_parameters(list(built.values())),
         device=device,
+        modules=tuple(stage for stage in built.values() if isinstance(stage, nn.Module)),
     )
 
 

@@ -24,8 +24,11 @@ from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
 from af_core.graph.resolve import open_pipeline
+from af_core.graph.spec import PATH_OPTIONS
 from af_core.plugins.registry import Catalog
-from af_core.running import Opening, Runner, run_nodes
+from af_core.running import Opening, Reopening, Runner, packages, run_nodes
+from af_core.snapshots.identity import Identity, configuration
+from af_core.snapshots.value import Snapshot, SnapshotHeader
 
 
 @attrs.frozen
@@ -88,6 +91,8 @@ class Avatar:
     text: Tensor | None = None
     """Embedding of the prompt, for networks that take text."""
     device: str = "cpu"
+    identity: Identity = attrs.field(factory=Identity)
+    """What a snapshot of its streams must agree with."""
 
     @torch.inference_mode()
     def open(self, portrait: Tensor, *, seed: int | Sequence[int] = 0) -> AvatarState:
@@ -131,6 +136,45 @@ class Avatar:
             return self._no_frames(state.num_streams), attrs.evolve(state, is_finished=True)
         frames, nodes = self._run(state.nodes, silence.to(self.device), last=True)
         return self._handed_out(state, frames, nodes, 0, finished=True)
+
+    @torch.inference_mode()
+    def snapshot(self, state: AvatarState) -> Snapshot:
+        """Return a copy of all that the streams remember, for another process or another time.
+
+        Raises ``SnapshotError`` if a node remembers what cannot be copied, and
+        ``StaleStreamStateError`` for a state that was stepped already.
+        """
+        saved = {name: r.snapshot(state.nodes[name]) for name, r in self.runners.items()}
+        header = SnapshotHeader(
+            preset=self.info.preset,
+            configuration=self.identity.configuration,
+            weights=self.identity.weights,
+            num_streams=state.num_streams,
+            num_samples=state.num_samples,
+            num_frames=state.num_frames,
+            is_finished=state.is_finished,
+        )
+        return Snapshot.of(header, saved, self._packages, self.device)
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Snapshot) -> AvatarState:
+        """Return streams that go on where those of the snapshot stood, bit for bit.
+
+        Raises ``SnapshotMismatchError`` with every difference if it is of another avatar.
+        """
+        header, own = snapshot.header, self.identity
+        header.require(self.info.preset, own.configuration, own.weights)
+        saved = snapshot.values(self.runners, self._packages, self.device)
+        again = Reopening(self.text)
+        nodes = {name: self.runners[name].restore(value, again) for name, value in saved.items()}
+        return AvatarState(
+            nodes, header.num_streams, header.num_samples, header.num_frames, header.is_finished
+        )
+
+    @property
+    def _packages(self) -> frozenset[str]:
+        """Return the packages whose classes states are made of."""
+        return frozenset({"af_core"}).union(*map(packages, self.runners.values()))
 
     def stream(
         self, portrait: Tensor, chunks: Iterable[Tensor], *, seed: int | Sequence[int] = 0
@@ -254,6 +298,9 @@ def build(pipeline: Pipeline) -> Avatar:
         output=pipeline.output,
         text=parts.text,
         device=parts.device,
+        identity=Identity(
+            configuration(_options(pipeline), PATH_OPTIONS), parts.modules, parts.text
+        ),
     )
 
 
@@ -274,3 +321,18 @@ def describe(pipeline: Pipeline, num_parameters: int) -> AvatarInfo:
 
 def _size(value: Any, fallback: int) -> int:
     return value if isinstance(value, int) else fallback
+
+
+def _options(pipeline: Pipeline) -> dict[str, Any]:
+    """Return all that decides what is drawn, besides weights and prompt; no paths, no places."""
+    return {
+        "name": pipeline.spec.name,
+        "geometry": pipeline.spec.geometry,
+        "precision": pipeline.spec.precision,
+        "stages": {
+            name: [stage.kind, stage.use, stage.config, dict(pipeline.graph.incoming(name))]
+            for name, stage in sorted(pipeline.stages.items())
+            if stage.kind != "text_encoder"
+        },
+        "output": pipeline.output,
+    }

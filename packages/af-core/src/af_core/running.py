@@ -14,6 +14,8 @@ from torch import Tensor
 from af_core.errors import StageContractError
 from af_core.geometry import Geometry
 from af_core.stages.decoder import SeesPortrait
+from af_core.stages.snapshots import Snapshots
+from af_core.stream_state import StreamState
 from af_core.streaming import Streamer
 
 Values = Mapping[str, Tensor]
@@ -35,6 +37,14 @@ class Opening:
     """The portraits themselves, uint8 [b, H, W, 3]."""
 
 
+@attrs.frozen
+class Reopening:
+    """What is known when streams go on from a snapshot, of which they are no part."""
+
+    text: Tensor | None = None
+    """Embedding of the prompt, [1, token, d]."""
+
+
 class Runner(Protocol):
     """One node while it runs."""
 
@@ -48,6 +58,14 @@ class Runner(Protocol):
 
     def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Return what is still owed at the end of the stream."""
+        ...
+
+    def snapshot(self, state: Any) -> Any:
+        """Return the state as a value that can be taken apart (``snapshots.trees``)."""
+        ...
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """Return the state of such a value; the streams go on as if nothing had happened."""
         ...
 
 
@@ -95,6 +113,14 @@ class HearRunner:
         rows, state = self.encoder.flush(state)
         return {"rows": rows}, state
 
+    def snapshot(self, state: Any) -> Any:
+        """See ``Runner.snapshot``."""
+        return saved(self.encoder, state)
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """See ``Runner.restore``."""
+        return restored(self.encoder, saved)
+
 
 @attrs.frozen
 class ReviseRunner:
@@ -116,13 +142,24 @@ class ReviseRunner:
         rows, revisions, state = self.encoder.flush_revising(state)
         return {"rows": rows, "revisions": revisions}, state
 
+    def snapshot(self, state: Any) -> Any:
+        """See ``Runner.snapshot``."""
+        return saved(self.encoder, state)
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """See ``Runner.restore``."""
+        return restored(self.encoder, saved)
+
 
 @attrs.frozen
 class _Pending:
-    """What the denoiser's node remembers: rows that do not fill a block, and its stream."""
+    """What the denoiser's node remembers."""
 
     rows: Tensor
-    stream: Any
+    """Rows that do not fill a block."""
+    stream: StreamState[Any]
+    portrait: Tensor
+    """The portrait's latent, [b, 1, c, h, w]."""
 
 
 @attrs.frozen
@@ -135,7 +172,7 @@ class DenoiseRunner:
     def open(self, opening: Opening) -> _Pending:
         """Start the stream from the portrait's latent [b, 1, c, h, w]."""
         stream = self.streamer.open(opening.portrait, text=opening.text, seeds=opening.seeds)
-        return _Pending(torch.empty(opening.num_streams, 0, 0), stream)
+        return _Pending(torch.empty(opening.num_streams, 0, 0), stream, opening.portrait)
 
     def step(self, state: _Pending, inputs: Values) -> tuple[dict[str, Tensor], _Pending]:
         """Return the latents [b, f, c, h, w] of the blocks that these rows complete."""
@@ -147,7 +184,7 @@ class DenoiseRunner:
             block, stream = self.streamer.step(stream, torch.cat(heard, 1))
             rows = rows[:, size:]
             ready += [] if block is None else [block]
-        return _latents(ready), _Pending(rows, stream)
+        return _latents(ready), _Pending(rows, stream, state.portrait)
 
     def _earlier(self, inputs: Values) -> Iterator[Tensor] | None:
         """Return the revised rows [b, n, d] that go with each block of rows, if there are any."""
@@ -176,7 +213,17 @@ class DenoiseRunner:
         while len(stream.window):
             block, stream = self.streamer.step(stream, None)
             ready += [] if block is None else [block]
-        return _latents(ready), _Pending(state.rows, stream)
+        return _latents(ready), attrs.evolve(state, stream=stream)
+
+    def snapshot(self, state: _Pending) -> _Pending:
+        """Leave out what follows from portrait and prompt; keys and values stay in."""
+        state.stream.require_current()
+        return attrs.evolve(state, stream=attrs.evolve(state.stream, conditions=None))
+
+    def restore(self, saved: _Pending, reopening: Reopening) -> _Pending:
+        """Make again what was left out."""
+        stream = self.streamer.reopen(saved.stream, saved.portrait, text=reopening.text)
+        return attrs.evolve(saved, stream=stream)
 
 
 @attrs.frozen
@@ -212,6 +259,14 @@ class DecodeRunner:
         """Return nothing: a causal decoder owes nothing."""
         return {}, state
 
+    def snapshot(self, state: Any) -> Any:
+        """See ``Runner.snapshot``."""
+        return saved(self.decoder, state)
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """See ``Runner.restore``."""
+        return restored(self.decoder, saved)
+
 
 @attrs.frozen
 class NodeRunner:
@@ -232,6 +287,33 @@ class NodeRunner:
         """See ``Runner.flush``."""
         outputs, state = self.node.flush(state)
         return dict(outputs), state
+
+    def snapshot(self, state: Any) -> Any:
+        """See ``Runner.snapshot``."""
+        return saved(self.node, state)
+
+    def restore(self, saved: Any, reopening: Reopening) -> Any:
+        """See ``Runner.restore``."""
+        return restored(self.node, saved)
+
+
+def packages(value: Any, depth: int = 3) -> frozenset[str]:
+    """Return the packages of a runner, its stages, and what these are made of."""
+    found = {type(value).__module__.partition(".")[0]} - {"builtins", "torch", "__main__"}
+    if depth and attrs.has(type(value)):
+        for field in attrs.fields(type(value)):
+            found |= packages(getattr(value, field.name), depth - 1)
+    return frozenset(found)
+
+
+def saved(stage: Any, state: Any) -> Any:
+    """Return the state of a stage as a value that can be taken apart."""
+    return stage.snapshot(state) if isinstance(stage, Snapshots) else state
+
+
+def restored(stage: Any, saved: Any) -> Any:
+    """Return the state of such a value."""
+    return stage.restore(saved) if isinstance(stage, Snapshots) else saved
 
 
 def _appended(made: dict[str, Tensor], owed: Values) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from af_core.stages.anchor_cache import AnchorCache
 from af_core.stages.denoiser import Denoiser
 from af_core.stages.noise_source import NoiseSource
 from af_core.stages.window_scheduler import WindowScheduler
-from af_core.stream_state import AnchorsT, StreamState
+from af_core.stream_state import AnchorsT, StreamState, Version
 
 
 @attrs.frozen(eq=False)
@@ -56,6 +56,14 @@ class Streamer(Generic[AnchorsT]):
         for _ in range(self.unheard):
             _, state = self._advance(passes.admit(self, state, silence))
         return state
+
+    @torch.no_grad()
+    def reopen(
+        self, state: StreamState[AnchorsT], portrait: Tensor, *, text: Tensor | None = None
+    ) -> StreamState[AnchorsT]:
+        """Return a stored state with what follows from portrait and prompt, see ``open``."""
+        conditions = self.denoiser.open(portrait, text)
+        return attrs.evolve(state, conditions=conditions, version=Version(state.clock.steps))
 
     @torch.no_grad()
     def step(

@@ -141,6 +141,12 @@ class _TimedRunner:
     def flush(self, state: Any) -> Any:
         return self.inner.flush(state)
 
+    def snapshot(self, state: Any) -> Any:
+        return self.inner.snapshot(state)
+
+    def restore(self, saved: Any, reopening: Any) -> Any:
+        return self.inner.restore(saved, reopening)
+
     def taken(self) -> float:
         seconds, self.seconds = self.seconds, 0.0
         return seconds

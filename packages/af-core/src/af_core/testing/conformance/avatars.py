@@ -7,7 +7,8 @@ from torch import Tensor
 
 from af_core.errors import StaleStreamStateError
 from af_core.geometry import SAMPLES_PER_FRAME, num_frames
-from af_core.pipeline import Avatar
+from af_core.pipeline import Avatar, AvatarState
+from af_core.snapshots.value import Snapshot
 from af_core.testing.conformance.common import keeps_nothing, pieces, same, speech
 
 Make = Callable[[], Avatar]
@@ -98,11 +99,27 @@ def refuses_or_repeats_an_old_state(make: Make) -> None:
     same(again, first, "frames of the second step from one state")
 
 
+def goes_on_from_a_snapshot(make: Make) -> None:
+    """Streams that were put into a snapshot and taken out go on bit for bit, wherever cut."""
+    avatar = make()
+    samples, block = speech(1, _enough(avatar)), avatar.geometry.samples_per_block
+    for heard in (0, block // 3, samples.shape[1] - block - 1):
+        _, state = avatar.step(avatar.open(portraits(avatar, 1)), samples[:, :heard])
+        there = avatar.restore(Snapshot.from_bytes(avatar.snapshot(state).to_bytes()))
+        want, got = (_finished(avatar, one, samples[:, heard:]) for one in (state, there))
+        same(got, want, f"frames after a snapshot at sample {heard}")
+
+
 def keeps_no_memory_of_ended_streams(make: Make) -> None:
     """Streams leave no tensors behind."""
     avatar = make()
     samples = speech(1, _enough(avatar))
     keeps_nothing(lambda: video(avatar, samples), "avatar")
+
+
+def _finished(avatar: Avatar, state: AvatarState, samples: Tensor) -> Tensor:
+    frames, state = avatar.step(state, samples)
+    return torch.cat([frames, avatar.flush(state)[0]], dim=1)
 
 
 def _enough(avatar: Avatar) -> int:
@@ -117,5 +134,6 @@ CHECKS = (
     keeps_interleaved_streams_apart,
     waits_as_long_as_it_declares,
     refuses_or_repeats_an_old_state,
+    goes_on_from_a_snapshot,
     keeps_no_memory_of_ended_streams,
 )
