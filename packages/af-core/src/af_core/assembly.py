@@ -28,6 +28,7 @@ from af_core.stages.audio_encoder import RevisingAudioEncoder
 from af_core.stages.window_scheduler import AdmitsUnheard
 from af_core.streaming import Streamer
 
+
 @attrs.frozen
 class Assembled:
     """The built stages of a pipeline, or of those of its nodes that run in one process."""
@@ -142,4 +143,3 @@ def _streamer(built: Mapping[str, Any], block_latents: int) -> Streamer[Any]:
         context_noise=cache.context_noise if isinstance(cache, RoughensContext) else 0.0,
         unheard=scheduler.num_unheard if isinstance(scheduler, AdmitsUnheard) else 0,
     )
-

@@ -14,9 +14,7 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def require_memory(
-    pipeline: Pipeline, device: str, nodes: Collection[str] | None = None
-) -> None:
+def require_memory(pipeline: Pipeline, device: str, nodes: Collection[str] | None = None) -> None:
     """Raise ``PipelineError`` if weights and one stream cannot fit into what ``device`` has free.
 
     ``nodes`` are those that run there; None means all.

@@ -298,9 +298,7 @@ def build(pipeline: Pipeline) -> Avatar:
         output=pipeline.output,
         text=parts.text,
         device=parts.device,
-        identity=Identity(
-            configuration(_options(pipeline), PATH_OPTIONS), parts.modules, parts.text
-        ),
+        identity=Identity(configuration_of(pipeline), parts.modules, parts.text),
     )
 
 
@@ -317,6 +315,11 @@ def describe(pipeline: Pipeline, num_parameters: int) -> AvatarInfo:
         delay_ms=delay.total_ms,
         num_parameters=num_parameters,
     )
+
+
+def configuration_of(pipeline: Pipeline) -> str:
+    """Return the hash of all options that change what is drawn."""
+    return configuration(_options(pipeline), PATH_OPTIONS)
 
 
 def _size(value: Any, fallback: int) -> int:

@@ -13,6 +13,7 @@ import msgspec
 
 from af_runtime.errors import BusyError, RequestError
 from af_runtime.server import Server
+from af_runtime.stages.reporting import StageReport
 
 STUCK_S = 10.0
 """A turn of the loop, or a block, that takes longer is no sign of life."""
@@ -30,6 +31,8 @@ class Health:
 
     def __init__(self) -> None:
         self.server: Server | None = None
+        self.stages: StageReport | None = None
+        """Set where the avatar runs in several processes."""
 
     def page(self, path: str) -> Page:
         """Return the answer to a request."""
@@ -52,7 +55,7 @@ class Health:
             return f"the loop has not turned for {silent_s:.0f} s"
         if self.server.busy_s > STUCK_S:
             return f"a block has taken {self.server.busy_s:.0f} s so far"
-        return ""
+        return self.stages.trouble() if self.stages is not None else ""
 
     def not_ready(self) -> str:
         """Return why no session would be taken now; empty if one would."""
@@ -60,6 +63,8 @@ class Health:
             return "warming"
         if self.server.is_draining:
             return "draining"
+        if self.stages is not None and (reason := self.stages.not_ready()):
+            return reason
         is_full = self.server.num_sessions >= self.server.limits.max_sessions
         return "full" if is_full else ""
 
@@ -75,10 +80,15 @@ class Health:
             "sessions": server.num_sessions,
             "max_sessions": server.limits.max_sessions,
             "endpoint": server.endpoint,
+            "stages": self.stages.status() if self.stages is not None else [],
         }
 
     def _metrics(self) -> bytes:
-        return b"" if self.server is None else self.server.metrics.page()
+        if self.server is None:
+            return b""
+        if self.stages is not None:
+            self.stages.note(self.server.metrics)
+        return self.server.metrics.page()
 
 
 class HealthServer:

@@ -38,6 +38,13 @@ class Metrics:
         self.handshake_failures = gauge(
             "af_zmq_handshake_failures", "Connections refused for their keys."
         )
+        self.stage_up = gauge("af_stage_up", "Whether a stage works.", ["stage"])
+        self.restarts = counter(
+            "af_stage_restarts_total", "Stages started anew.", ["stage", "reason"]
+        )
+        self.heartbeat_s = gauge(
+            "af_stage_heartbeat_age_seconds", "Since a stage last gave a sign of life.", ["stage"]
+        )
         self.errors = counter("af_errors_total", "Errors sent.", ["code"])
 
     def page(self) -> bytes:

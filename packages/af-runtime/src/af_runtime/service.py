@@ -14,11 +14,13 @@ import torch
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 
-from af_runtime.errors import KeysError, PortraitError
+from af_runtime.errors import KeysError, PortraitError, StageFailedError
 from af_runtime.gallery import shipped_portraits
 from af_runtime.health import Health, HealthServer
 from af_runtime.portrait import load_portrait
 from af_runtime.server import Limits, Server
+from af_runtime.stages.reporting import StageReport
+from af_runtime.stages.staged import Staged
 from af_runtime.transport.curve import ServerKeys, server_keys
 from af_runtime.transport.endpoints import is_local
 from af_runtime.transport.zeromq import ZmqServer
@@ -57,23 +59,32 @@ def checked_keys(options: ServiceOptions) -> ServerKeys | None:
 
 
 @contextmanager
-def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Server]:
+def running(load: Callable[[], Avatar | Staged], options: ServiceOptions) -> Iterator[Server]:
     """Bind, load and warm the avatar, and give a server that is ready to ``run``.
 
     The ports are bound first: a port in use is told at once, and health says ``warming`` meanwhile.
+    Raises `StageFailedError` at the end if the avatar's processes could not be kept alive.
     """
     keys = checked_keys(options)
     transport = ZmqServer(options.bind, keys)
-    health, pages = Health(), None
+    health, pages, loaded = Health(), None, None
     try:
         pages = HealthServer(health, options.health) if options.health else None
-        avatar = load()
+        loaded = load()
+        avatar = loaded.avatar if isinstance(loaded, Staged) else loaded
         warm_up(avatar)
         server = Server(avatar, transport, portraits=gallery(avatar), limits=options.limits)
         health.server = server
+        if isinstance(loaded, Staged):
+            health.stages = StageReport(loaded.supervisor)
+            loaded.supervisor.on_fatal = lambda: server.drain(0.0)
         yield server
+        if isinstance(loaded, Staged) and loaded.supervisor.fatal:
+            raise StageFailedError(loaded.supervisor.fatal)
     finally:
         transport.close(LINGER_S)
+        if isinstance(loaded, Staged):
+            loaded.close()
         if pages is not None:
             pages.close()
 

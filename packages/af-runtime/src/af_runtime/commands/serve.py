@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from af_runtime.commands.output import Overrides
 from af_runtime.commands.threads import Threads, use_threads
+
+Placement = Literal["file", "one", "stages"]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +43,10 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="After SIGTERM, for sessions to end.")
     ] = 30.0,
+    placement: Annotated[
+        Placement,
+        typer.Option(help="As the pipeline says, in one process, or in three that recover."),
+    ] = "file",
     overrides: Overrides = None,
     threads: Threads = None,
 ) -> None:
@@ -51,12 +57,12 @@ def serve(
 
     Example: af-runtime serve & af-runtime say iris speech.wav -o iris.mp4
     """
-    use_threads(threads)
-    import af_core
+    chosen = use_threads(threads)
     from af_core.graph import parse_overrides
 
     from af_runtime.server import Limits
     from af_runtime.service import ServiceOptions, running
+    from af_runtime.stages.choosing import loader, plan
 
     options = ServiceOptions(
         bind=bind,
@@ -65,8 +71,9 @@ def serve(
         is_insecure=insecure,
         limits=Limits(max_sessions=max_sessions, max_sessions_per_client=max_sessions),
     )
-    changes = parse_overrides(overrides or [])
-    with running(lambda: af_core.load(pipeline or preset, changes), options) as server:
+    wanted = plan(pipeline or preset, parse_overrides(overrides or []), placement)
+    load = loader(wanted, threads=chosen, max_sessions=max_sessions)
+    with running(load, options) as server:
         _say(f"serving {server.info.preset} at {server.endpoint}")
         if insecure:
             _say("warning: what travels is not encrypted (--insecure)")

@@ -1,31 +1,24 @@
-"""`python -m af_runtime.stages`: a stage process. A supervisor begins it; nobody else has to."""
+"""`python -m af_runtime.stages`: a nursery and its stages. A supervisor begins it, nobody else."""
 
+import gc
 import os
+import socket
+import sys
 
-import msgspec
-
-from af_runtime.stages.life import Birth
-from af_runtime.stages.lifeline import hold
+from af_runtime.stages.lifeline import end_with
 
 
 def main() -> None:
-    """Read what to be from standard input, and be it until the supervisor is gone."""
-    birth = msgspec.json.decode(_line(), type=Birth)
-    hold(birth.parent)
-    from af_runtime.stages.process import run  # torch comes with it
+    """Import what stages need, then be the nursery, and in its copies, stages."""
+    end_with(os.getppid())
+    line = socket.socket(fileno=int(sys.argv[1]))
+    from af_runtime.stages import process  # torch comes with it
+    from af_runtime.stages.nursery import keep
 
-    run(birth)
-
-
-def _line() -> bytes:
-    """Read one line without taking more from the pipe, whose end is a sign."""
-    read = bytearray()
-    while not read.endswith(b"\n"):
-        more = os.read(0, 1 if read else 65_536)
-        if not more:
-            os._exit(1)
-        read += more
-    return bytes(read)
+    gc.collect()
+    gc.freeze()  # what is here stays, and is shared by all copies
+    birth, ring = keep(line)
+    process.run(birth, ring)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each leg of the way through the pipeline is a runner like any other. Its state i
 what another process needs to go on from there: a snapshot, and what was heard since it was made.
 """
 
+import hashlib
 import itertools
 import math
 import weakref
@@ -11,19 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-from af_core.errors import StaleStreamStateError
+import torch
+from af_core.errors import SnapshotError, StaleStreamStateError
 from af_core.geometry import VIDEO_FPS
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import Leg, legs, working_processes
-from af_core.pipeline import Avatar, describe
+from af_core.pipeline import Avatar, configuration_of, describe
 from af_core.ports import Format
-from af_core.running import Opening, Runner, Values
+from af_core.running import Opening, Reopening, Runner, Values
+from af_core.snapshots.identity import Identity
 from torch import Tensor
 
 from af_runtime.errors import StageFailedError, StageLostError
 from af_runtime.stages import messages
 from af_runtime.stages.life import Life
-from af_runtime.stages.messages import Done, Encode, Forget, Open, Prompt, Work
+from af_runtime.stages.messages import Done, Encode, Forget, Open, Prompt, Weights, Work
 from af_runtime.stages.ring import Lease, Ring
 from af_runtime.stages.supervisor import Supervisor
 
@@ -121,13 +124,12 @@ class LegRunner:
     def open(self, opening: Opening) -> LegState:
         """See ``Runner.open``."""
         given = {"portrait": opening.portrait, "image": opening.image, "text": opening.text}
-        handle = _Handle(next(_numbers), opening.num_streams, opening.text)
+        handle = self._handle(opening.num_streams, opening.text)
         header = Open(stream=handle.number, leg=self.index, seeds=tuple(opening.seeds))
         done, frames, handle.life = self.desk.ask(
             header, {name: value for name, value in given.items() if value is not None}
         )
         handle.why_lost = done.no_snapshot
-        weakref.finalize(handle, self.desk.forget, handle.number).atexit = False
         return LegState(handle, 0, messages.snapshot(done, frames))
 
     def step(self, state: LegState, inputs: Values) -> tuple[dict[str, Tensor], LegState]:
@@ -138,15 +140,36 @@ class LegRunner:
         """See ``Runner.flush``."""
         return self._work(state, _Piece({}, True), state.handle.num_streams * self.owed_frames)
 
+    def snapshot(self, state: LegState) -> tuple[int, Tensor]:
+        """See ``Runner.snapshot``; raises ``SnapshotError`` if the stage cannot make one."""
+        if state.since or state.snapshot is None:
+            _, state = self._work(state, _Piece({}, False), 0, wants=True)
+        if state.snapshot is None or state.since:
+            raise SnapshotError(state.handle.why_lost)
+        data = torch.frombuffer(bytearray(state.snapshot), dtype=torch.uint8)
+        return state.handle.num_streams, data
+
+    def restore(self, saved: tuple[int, Tensor], reopening: Reopening) -> LegState:
+        """See ``Runner.restore``; the stage is told when there is work."""
+        num_streams, data = saved
+        handle = self._handle(num_streams, reopening.text)
+        return LegState(handle, 0, data.numpy().data)
+
+    def _handle(self, num_streams: int, text: Tensor | None) -> _Handle:
+        handle = _Handle(next(_numbers), num_streams, text)
+        weakref.finalize(handle, self.desk.forget, handle.number).atexit = False
+        return handle
+
     def _work(
-        self, state: LegState, piece: _Piece, num_frames: int
+        self, state: LegState, piece: _Piece, num_frames: int, *, wants: bool = False
     ) -> tuple[dict[str, Tensor], LegState]:
         handle = state.handle
         if handle.moment != state.moment and state.snapshot is None:
             raise StaleStreamStateError("This state has been stepped already; keep the newer one.")
         num_bytes = num_frames * self.frame_bytes
         lease = self.ring.lease(num_bytes) if num_bytes else None
-        wants = not piece.is_last and len(state.since) + 1 >= self.snapshot_every
+        is_due = len(state.since) + 1 >= self.snapshot_every and state.snapshot is not None
+        wants = wants or (is_due and not piece.is_last)
 
         def once(life: Life) -> tuple[Done, Sequence[Any], int]:
             if (handle.life, handle.moment) == (life.number, state.moment):
@@ -195,7 +218,7 @@ class LegRunner:
             leg=self.index,
             is_last=piece.is_last,
             has_snapshot=anew,
-            wants_snapshot=wants and state.snapshot is not None,
+            wants_snapshot=wants,
             offset=-1 if lease is None else lease.first * self.ring.slot_bytes,
             room=0 if lease is None else lease.count * self.ring.slot_bytes,
         )
@@ -270,6 +293,12 @@ def staged_avatar(
             frames_an_item={name: _frames_an_item(taken) for name, taken in takes.items()},
         )
         wires[leg.name] = {n: f"{maker[n]}.{n}" if n in maker else n for n in leg.inputs}
+    text = _prompt(supervisor, owner)
+
+    def weights() -> list[str]:
+        desks = (Desk(supervisor, process) for process in sorted(supervisor.processes))
+        return [desk.ask(Weights(), {})[0].told for desk in desks]
+
     return Avatar(
         info=info,
         geometry=pipeline.geometry,
@@ -277,7 +306,8 @@ def staged_avatar(
         runners=runners,
         wires=wires,
         output=f"{maker[pipeline.output]}.{pipeline.output}",
-        text=_prompt(supervisor, owner),
+        text=text,
+        identity=Identity(_configuration(pipeline), text=text, elsewhere=weights),
     )
 
 
@@ -285,6 +315,12 @@ def ring_slot_bytes(pipeline: Pipeline) -> int:
     """Return the bytes of one block of the largest pixels that cross between processes."""
     made = [_format(pipeline, name) for leg in legs(pipeline) for name in leg.outputs]
     return max(map(_frame_bytes, made), default=1) * pipeline.geometry.frames_per_block
+
+
+def _configuration(pipeline: Pipeline) -> str:
+    """Return the hash of what snapshots must agree in: here, in how the pipeline is cut too."""
+    cut = "".join(f"/{leg.name}" for leg in legs(pipeline))
+    return hashlib.sha256((configuration_of(pipeline) + cut).encode()).hexdigest()
 
 
 def _prompt(supervisor: Supervisor, owner: Mapping[str, str]) -> Tensor | None:

@@ -10,6 +10,7 @@ from af_core.assembly import Assembled, assemble_process
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import Leg, legs
 from af_core.running import Opening, Reopening, packages, run_nodes
+from af_core.snapshots.identity import Identity
 from af_core.snapshots.value import Snapshot, SnapshotHeader
 from torch import Tensor
 
@@ -63,6 +64,10 @@ class Host:
         """Return the embedding of the prompt, if it is read here."""
         return self._part.text
 
+    def weights(self) -> str:
+        """Return the hash of the weights of this part."""
+        return Identity("", self._part.modules, self._part.text).weights
+
     @torch.inference_mode()
     def open(self, stream: int, leg: int, opening: Opening) -> None:
         """Begin a batch of streams."""
@@ -96,9 +101,10 @@ class Host:
     @torch.inference_mode()
     def restore(self, stream: int, leg: int, data: Any, text: Tensor | None) -> None:
         """Let a batch of streams be where it was when the snapshot was made."""
-        saved = Snapshot.from_bytes(data).values(self._packages, self.device)
+        names = self._legs[leg].nodes
+        saved = Snapshot.from_bytes(data).values(names, self._packages, self.device)
         again = Reopening(None if text is None else text.to(self.device))
-        nodes = {n: self._part.runners[n].restore(saved[n], again) for n in self._legs[leg].nodes}
+        nodes = {n: self._part.runners[n].restore(saved[n], again) for n in names}
         self._streams[stream] = Stream(leg, nodes)
 
     def forget(self, stream: int) -> None:

@@ -47,6 +47,10 @@ class Prompt(_Message, frozen=True, kw_only=True, tag="prompt"):
     """Tell the embedding of the prompt. `Done` answers with ``text``, or with nothing."""
 
 
+class Weights(_Message, frozen=True, kw_only=True, tag="weights"):
+    """Tell the hash of the weights of this part. `Done` answers."""
+
+
 class Open(_Message, frozen=True, kw_only=True, tag="open"):
     """Begin a batch of streams from ``portrait``, ``image`` and ``text``.
 
@@ -109,6 +113,8 @@ class Done(_Message, frozen=True, kw_only=True, tag="done"):
     """Why there cannot be one, if one was wanted."""
     seconds: float = 0.0
     """How long the work took."""
+    told: str = ""
+    """The answer of `Weights`."""
 
 
 class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
@@ -120,13 +126,13 @@ class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
 
 
 class Beat(_Message, frozen=True, kw_only=True, tag="beat"):
-    """A sign of life: how much was done so far, and for how long it has been at its present work."""
+    """A sign of life: how much was done so far, and how long the present work has taken."""
 
     done: int
     busy_s: float
 
 
-Request = Assign | Encode | Prompt | Open | Work | Forget
+Request = Assign | Encode | Prompt | Weights | Open | Work | Forget
 Answer = Started | Ready | Done | Failed | Beat
 
 _requests = msgspec.msgpack.Decoder(Request)

@@ -20,8 +20,8 @@ from af_core.running import Opening
 from torch import Tensor
 
 from af_runtime.stages import messages
+from af_runtime.stages.birth import Birth
 from af_runtime.stages.host import Host, warm_up
-from af_runtime.stages.life import Birth
 from af_runtime.stages.messages import (
     Assign,
     Beat,
@@ -34,6 +34,7 @@ from af_runtime.stages.messages import (
     Ready,
     Request,
     Started,
+    Weights,
     Work,
 )
 from af_runtime.stages.ring import SharedBytes
@@ -42,11 +43,15 @@ from af_runtime.transport.stages import Line
 
 log = logging.getLogger(__name__)
 
-def run(birth: Birth) -> None:
-    """Be a stage until the supervisor is gone; a part that cannot be built ends the process."""
+
+def run(birth: Birth, ring: int) -> None:
+    """Be a stage until the supervisor is gone; a part that cannot be built ends the process.
+
+    ``ring`` is the open file of the shared memory, -1 for none.
+    """
     torch.set_num_threads(birth.threads)
     line = Line(birth.endpoint, birth.name.encode())
-    stage = _Stage(birth)
+    stage = _Stage(birth, ring)
     line.pulse(stage.beat, birth.beat_s)
     try:
         for told in stage.begin():
@@ -63,11 +68,11 @@ def run(birth: Birth) -> None:
 class _Stage:
     """The state of this process."""
 
-    def __init__(self, birth: Birth) -> None:
+    def __init__(self, birth: Birth, ring: int) -> None:
         self._birth = birth
         self._shared: SharedBytes | None = None
-        if birth.ring_handle >= 0:
-            self._shared = SharedBytes(birth.ring_handle, birth.ring_bytes)
+        if ring >= 0:
+            self._shared = SharedBytes(ring, birth.ring_bytes)
         self._pipeline: Pipeline | None = None
         self._hosts: dict[str, Host] = {}
         self._host: Host | None = None
@@ -131,6 +136,8 @@ class _Stage:
             case Prompt():
                 text = host.text()
                 yield messages.encode(done, {} if text is None else {"text": text})
+            case Weights():
+                yield messages.encode(msgspec.structs.replace(done, told=host.weights()))
             case Open():
                 opening = Opening(
                     len(message.seeds),

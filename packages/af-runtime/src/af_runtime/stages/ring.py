@@ -11,6 +11,7 @@ import tempfile
 import threading
 import weakref
 from collections import deque
+from typing import Any
 
 import attrs
 import numpy as np
@@ -38,7 +39,7 @@ class SharedBytes:
 
     def tensor(self, offset: int, shape: tuple[int, ...]) -> Tensor:
         """Return uint8 of this shape that lies at ``offset``; writes to it are seen by all."""
-        return torch.from_numpy(np.frombuffer(self.piece(offset, shape), np.uint8).reshape(shape))
+        return _seen(self.piece(offset, shape), shape)
 
     def piece(self, offset: int, shape: tuple[int, ...]) -> "ctypes.Array[ctypes.c_uint8]":
         """Return the bytes that a tensor of this shape takes at ``offset``."""
@@ -50,7 +51,7 @@ class SharedBytes:
     def offset_of(self, tensor: Tensor) -> int | None:
         """Return where a tensor lies in this memory; None if it does not."""
         offset = tensor.data_ptr() - self._begin
-        is_here = 0 <= offset and offset + tensor.nbytes <= self.size
+        is_here = offset >= 0 and offset + tensor.nbytes <= self.size
         is_plain = tensor.dtype == torch.uint8 and tensor.is_contiguous() and tensor.numel() > 0
         return offset if is_here and is_plain and tensor.device.type == "cpu" else None
 
@@ -58,7 +59,8 @@ class SharedBytes:
         """Let CUDA copy into this memory directly; return whether it can."""
         if not torch.cuda.is_available():
             return False
-        return int(torch.cuda.cudart().cudaHostRegister(self._begin, self.size, 0)) == 0
+        cuda: Any = torch.cuda.cudart()
+        return int(cuda.cudaHostRegister(self._begin, self.size, 0)) == 0
 
 
 class Ring:
@@ -100,7 +102,7 @@ class Ring:
         used = -(-(offset + len(piece)) // self.slot_bytes) - lease.first
         self.release(Lease(lease.first + used, lease.count - used))
         weakref.finalize(piece, self.release, Lease(lease.first, used)).atexit = False
-        return torch.from_numpy(np.frombuffer(piece, np.uint8).reshape(shape))
+        return _seen(piece, shape)
 
     @property
     def num_free(self) -> int:
@@ -117,6 +119,11 @@ class Ring:
         while self._returned:
             lease = self._returned.popleft()
             self._taken[lease.first : lease.first + lease.count] = bytes(lease.count)
+
+
+def _seen(piece: Any, shape: tuple[int, ...]) -> Tensor:
+    """Return bytes as a tensor that keeps them alive."""
+    return torch.from_numpy(np.frombuffer(piece, np.uint8).reshape(shape))
 
 
 def _unnamed_file(size: int) -> int:

@@ -1,19 +1,17 @@
 """Puts a pipeline over several processes together: folder, shared memory, supervisor, avatar."""
 
 import logging
-import os
 from collections.abc import Callable
 
 import attrs
-from af_core.graph.placement import working_processes
-from af_core.pipeline import Avatar
 
+from af_runtime.stages.birth import Birth
 from af_runtime.stages.folder import RunFolder
 from af_runtime.stages.front import ring_slot_bytes, staged_avatar
-from af_runtime.stages.life import Birth
 from af_runtime.stages.policy import Policy
 from af_runtime.stages.ring import Ring
 from af_runtime.stages.source import PipelineSource, plugin_set
+from af_runtime.stages.staged import Staged
 from af_runtime.stages.supervisor import Supervisor
 from af_runtime.transport.stages import Hub
 
@@ -31,28 +29,6 @@ class StageOptions:
     snapshot_every: int = 1
     """Pieces of work from one snapshot to the next; what lies between is done again."""
     policy: Policy = attrs.field(factory=Policy)
-
-
-@attrs.define(eq=False)
-class Staged:
-    """An avatar in several processes. ``close`` ends them."""
-
-    avatar: Avatar
-    supervisor: Supervisor
-    ring: Ring
-    folder: RunFolder
-
-    def close(self) -> None:
-        """End the stages and give back all they had."""
-        self.supervisor.close()
-        self.ring.close()
-        self.folder.close()
-
-    def __enter__(self) -> "Staged":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def run_stages(
@@ -79,7 +55,6 @@ def run_stages(
         birth = Birth(
             endpoint=hub.endpoint,
             name="",
-            parent=os.getpid(),
             source=source,
             ring_handle=ring.memory.handle,
             ring_bytes=ring.memory.size,
@@ -98,8 +73,3 @@ def run_stages(
             ring.close()
         folder.close()
         raise
-
-
-def is_staged(source: PipelineSource) -> bool:
-    """Whether the pipeline's placement is of several processes."""
-    return len(working_processes(source.open())) > 1

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -52,8 +51,3 @@ def fingerprint(pipeline: Pipeline) -> str:
 def plugin_set(catalog: Catalog) -> tuple[str, ...]:
     """Return the names and versions of all plugins that have loaded."""
     return tuple(sorted(f"{p.name} {p.version}" for p in catalog.plugins if p.status == "ok"))
-
-
-def known_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return overrides as plain values that can be handed to another process."""
-    return msgspec.json.decode(msgspec.json.encode(dict(overrides)))

@@ -6,7 +6,9 @@ answered when it ended fails with `StageLostError`, and the one who asked asks i
 
 import itertools
 import logging
+import os
 import queue
+import select
 import threading
 import time
 from collections import Counter
@@ -22,8 +24,10 @@ from af_core.graph.placement import working_processes
 
 from af_runtime.errors import PeerGoneError, StageFailedError, StageLostError
 from af_runtime.stages import messages
-from af_runtime.stages.life import Birth, Life, begin, number_of
+from af_runtime.stages.birth import Birth
+from af_runtime.stages.life import Life, number_of
 from af_runtime.stages.messages import Assign, Beat, Done, Failed, Ready, Started
+from af_runtime.stages.nursery import Born, Nursery
 from af_runtime.stages.policy import Policy, pause
 from af_runtime.stages.source import fingerprint
 from af_runtime.transport.stages import Hub
@@ -106,6 +110,7 @@ class Supervisor:
         self._letters: queue.SimpleQueue[_Letter] = queue.SimpleQueue()
         self._spare_due_s: float | None = 0.0
         """From when on spares are begun; None if they have failed too often."""
+        self._nursery: Nursery | None = None
         self._is_closing = False
         self._has_begun = False
         self.turned_s = time.monotonic()
@@ -167,8 +172,13 @@ class Supervisor:
 
     @property
     def pids(self) -> list[int]:
-        """Processes of the system, spares included."""
-        return [life.pid for life in list(self._lives.values())]
+        """Processes of the system that are or may become stages."""
+        return [pid for life in list(self._lives.values()) if (pid := life.pid) is not None]
+
+    @property
+    def nursery_pid(self) -> int | None:
+        """The process that the others come from."""
+        return None if self._nursery is None else self._nursery.pid
 
     def close(self) -> None:
         """End all stages."""
@@ -215,8 +225,8 @@ class Supervisor:
             self._forgive(now_s - self.turned_s)
         for peer, frames in heard.messages:
             self._hear(number_of(peer), frames, now_s)
-        for pid in heard.ended:
-            self._bury(next(one for one in self._lives.values() if one.pid == pid), now_s)
+        for handle in heard.readable:
+            self._notice(handle, now_s)
         self._send_letters(now_s)
         self._watch(now_s)
         self.turned_s = now_s
@@ -243,12 +253,48 @@ class Supervisor:
             self._begin(SPARE, now_s)
 
     def _begin(self, process: str, now_s: float) -> None:
+        if self._nursery is None:
+            self._nursery = Nursery()
+            self._hub.watch(self._nursery.fileno())
         number = next(self._numbers)
         birth = msgspec.structs.replace(self._birth, name=f"life-{number}", process=process)
-        system = begin(birth)
-        life = Life(number, system, now_s, now_s, now_s, role=process, is_spare=not process)
+        try:
+            lifeline = self._nursery.ask(birth, number)
+        except OSError:  # it has gone, and that is about to be noticed
+            self._due_s.update({process: now_s + TURN_S} if process else {})
+            return
+        life = Life(number, lifeline, now_s, now_s, now_s, role=process, is_spare=not process)
         self._lives[number] = life
-        self._hub.watch(life.pid)
+
+    def _notice(self, handle: int, now_s: float) -> None:
+        """Something can be read: a process has ended, or the nursery has something to tell."""
+        if self._nursery is None or handle != self._nursery.fileno():
+            ended = [one for one in self._lives.values() if one.born and one.born.handle == handle]
+            self._bury(ended[0], now_s)
+            return
+        for born in self._nursery.born():
+            if born is None:
+                self._replace_nursery(now_s)
+            else:
+                self._meet(born)
+
+    def _meet(self, born: Born) -> None:
+        """A process that was asked for has come."""
+        life = self._lives[born.number]
+        life.born = born
+        self._hub.watch(born.handle)
+        if life.reason:
+            born.kill()
+
+    def _replace_nursery(self, now_s: float) -> None:
+        """The nursery has ended, and with it all that came from it; each is noticed by itself."""
+        log.warning("the nursery of the stages has ended")
+        assert self._nursery is not None
+        self._hub.forget(self._nursery.fileno())
+        self._nursery.close()
+        self._nursery = None
+        for life in [one for one in self._lives.values() if one.born is None]:
+            self._bury(life, now_s)
 
     def _promote(self, life: Life, process: str) -> None:
         """Give a spare its role; one that is not connected yet is told when it is."""
@@ -360,7 +406,7 @@ class Supervisor:
     def _kill(self, life: Life, reason: str) -> None:
         life.reason = reason
         self._retire(life)
-        life.system.kill()
+        life.kill()
 
     def _retire(self, life: Life) -> None:
         with self._changed:
@@ -369,16 +415,19 @@ class Supervisor:
 
     def _bury(self, life: Life, now_s: float) -> None:
         """A process has ended: fail what it had not answered, and plan for its successor."""
-        code = life.system.wait()
+        life.cut()
+        if life.born is not None:
+            self._hub.forget(life.born.handle)
+            os.close(life.born.handle)
         del self._lives[life.number]
-        reason = life.reason or ("killed" if code < 0 else "exited")
+        reason = life.reason or "ended"
         self._retire(life)
         what = life.role or "a spare"
         life.fail(lambda: StageLostError(f"Stage {what} has ended ({reason})."))
         if self._is_closing or self.fatal:
             return
         told = f": {life.complaint}" if life.complaint else ""
-        log.warning("stage %s has ended (%s, code %d)%s", what, reason, code, told)
+        log.warning("stage %s has ended (%s)%s", what, reason, told)
         if life.role:
             self._plan_restart(life, reason, now_s)
         else:
@@ -411,10 +460,13 @@ class Supervisor:
         self.on_fatal()
 
     def _end_all(self) -> None:
+        if self._nursery is not None:
+            self._nursery.close()
         for life in self._lives.values():
-            life.system.kill()
-        for life in self._lives.values():
-            life.system.wait()
+            life.kill()
+            if life.born is not None:
+                select.select([life.born.handle], [], [])
+                os.close(life.born.handle)
             life.fail(lambda: StageLostError("The worker is ending."))
         self._lives.clear()
         with self._changed:

@@ -1,10 +1,9 @@
 """The lines between a supervisor and its stage processes: ZeroMQ over a socket in a private folder.
 
 A supervisor is a hub: every stage has one line to it for work, and a second one for its pulse, so
-that a stage that computes is heard nevertheless. The end of a process is told by the system.
+that a stage that computes is heard nevertheless.
 """
 
-import os
 import socket
 import threading
 from collections.abc import Sequence
@@ -26,8 +25,6 @@ QUEUE_MESSAGES = 10_000
 """Messages to one stage that may wait; each stream has one on its way at most."""
 
 MESSAGES_A_TURN = 256
-POLL_EXITS_S = 0.02
-"""How often processes are looked at where the system does not tell that they end."""
 
 
 @attrs.frozen
@@ -35,8 +32,8 @@ class Heard:
     """What has happened since the hub was last asked."""
 
     messages: tuple[tuple[Peer, Frames], ...] = ()
-    ended: tuple[int, ...] = ()
-    """Processes that have ended, by number; they are still to be waited for."""
+    readable: tuple[int, ...] = ()
+    """Those of the watched files that have something to read."""
 
 
 class Hub:
@@ -54,30 +51,31 @@ class Hub:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._here.fileno(), zmq.POLLIN)
-        self._watched: dict[int, int] = {}
+        self._watched: set[int] = set()
         try:
             self._socket.bind(self.endpoint)
         except zmq.ZMQError as e:
             self.close()
             raise UnavailableError(f"{self.endpoint} cannot be bound ({e.strerror}).") from e
 
-    def watch(self, pid: int) -> None:
-        """Tell when this process, a child of ours, ends."""
-        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -pid
-        if handle >= 0:
-            self._poller.register(handle, zmq.POLLIN)
-        self._watched[handle] = pid
+    def watch(self, handle: int) -> None:
+        """Listen also to an open file."""
+        self._poller.register(handle, zmq.POLLIN)
+        self._watched.add(handle)
+
+    def forget(self, handle: int) -> None:
+        """Listen to an open file no more."""
+        self._poller.unregister(handle)
+        self._watched.remove(handle)
 
     def wait(self, timeout_s: float) -> Heard:
         """Return what has happened; waits for something to happen if nothing has."""
-        looks = any(handle < 0 for handle in self._watched)
-        timeout_s = min(timeout_s, POLL_EXITS_S) if looks else timeout_s
         events = dict(self._poller.poll(max(0, round(timeout_s * 1e3))))
         if self._here.fileno() in events:
             with suppress(BlockingIOError):
                 self._here.recv(4096)
-        ended = [h for h, pid in self._watched.items() if h in events or (h < 0 and _ended(pid))]
-        return Heard(tuple(self._messages()), tuple(self._unwatch(handle) for handle in ended))
+        messages = self._messages() if self._socket in events else []
+        return Heard(tuple(messages), tuple(self._watched & events.keys()))
 
     def send(self, peer: Peer, frames: Frames) -> None:
         """Send without waiting; raises `PeerGoneError` rather than lose a message."""
@@ -93,8 +91,6 @@ class Hub:
 
     def close(self) -> None:
         """End all lines."""
-        for handle in list(self._watched):
-            self._unwatch(handle)
         self._here.close()
         self._there.close()
         self._socket.close(linger=0)
@@ -107,12 +103,6 @@ class Hub:
                 peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
                 found.append((peer.bytes, [frame.buffer for frame in frames]))
         return found
-
-    def _unwatch(self, handle: int) -> int:
-        if handle >= 0:
-            self._poller.unregister(handle)
-            os.close(handle)
-        return self._watched.pop(handle)
 
 
 class Line:
@@ -147,10 +137,6 @@ class Line:
         made.setsockopt(zmq.IDENTITY, name)
         made.connect(self._endpoint)
         return made
-
-
-def _ended(pid: int) -> bool:
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _socket(context: "zmq.Context[Any]", kind: int) -> "zmq.Socket[Any]":
