@@ -1,7 +1,6 @@
 """One part of a pipeline in a process of its own: its weights, and the streams it remembers."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -15,6 +14,9 @@ from af_core.snapshots.value import Snapshot, SnapshotHeader
 from torch import Tensor
 
 Values = dict[str, Tensor]
+
+WARM_BLOCKS = 6
+"""Enough for a window to be full."""
 
 
 @attrs.define(eq=False)
@@ -59,6 +61,11 @@ class Host:
     def encode(self, images: Tensor) -> Tensor:
         """Encode portraits uint8 [b, H, W, 3] to normalised latents [b, 1, c, h, w]."""
         return self._part.image_encoder.encode(images.to(self.device))
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether portraits are encoded here."""
+        return self._part.image_encoder is not None
 
     def text(self) -> Tensor | None:
         """Return the embedding of the prompt, if it is read here."""
@@ -112,23 +119,24 @@ class Host:
         self._streams.pop(stream, None)
 
 
-def warm_up(hosts: Mapping[str, Host], pipeline: Pipeline, num_blocks: int = 6) -> float:
-    """Let a stream of silence run through all parts in this process; return the seconds it took."""
-    began = time.perf_counter()
+def warm_up(hosts: Mapping[str, Host], pipeline: Pipeline) -> Iterator[None]:
+    """Let a stream of silence run through all parts in this process, one block a turn."""
     geometry, order = pipeline.geometry, legs(pipeline)
     image = torch.full((1, geometry.height, geometry.width, 3), 128, dtype=torch.uint8)
-    owner = next(host for host in hosts.values() if host._part.image_encoder is not None)
+    encoder = next(host for host in hosts.values() if host.has_encoder)
     texts = (host.text() for host in hosts.values())
     text = next((text for text in texts if text is not None), None)
-    opening = Opening(1, owner.encode(image), (0,), text, image)
+    opening = Opening(1, encoder.encode(image), (0,), text, image)
     for index, leg in enumerate(order):
-        hosts[leg.process].open(-1 - index, index, opening)
-    for _ in range(num_blocks):
-        values = {"audio.samples": torch.zeros(1, geometry.samples_per_block)}
+        hosts[leg.process].open(index, index, opening)
+    try:
+        for _ in range(WARM_BLOCKS):
+            values = {"audio.samples": torch.zeros(1, geometry.samples_per_block)}
+            for index, leg in enumerate(order):
+                inputs = {name: values[name] for name in leg.inputs if name in values}
+                if inputs:
+                    values |= hosts[leg.process].work(index, inputs, is_last=False)
+            yield
+    finally:
         for index, leg in enumerate(order):
-            inputs = {name: values[name] for name in leg.inputs if name in values}
-            if inputs:
-                values |= hosts[leg.process].work(-1 - index, inputs, is_last=False)
-    for index, leg in enumerate(order):
-        hosts[leg.process].forget(-1 - index)
-    return time.perf_counter() - began
+            hosts[leg.process].forget(index)

@@ -2,7 +2,8 @@
 
 Importing torch takes seconds, and a stage that was killed is missed at once. So the supervisor
 begins one process that imports it and waits; every stage is a copy of that one (a fork), made in
-milliseconds. It has no thread, no ZeroMQ context and no CUDA, which a copy would break.
+milliseconds. It has no thread, no ZeroMQ context and no CUDA, which a copy would break. When it
+ends, the stages go on.
 """
 
 import os
@@ -99,7 +100,7 @@ class Nursery:
                 yield Born(told.number, told.pid, handles[0])
 
     def close(self) -> None:
-        """End it, and with it all that came from it."""
+        """End it; what came from it goes on."""
         self._here.close()
         self._system.kill()
         self._system.wait()
@@ -108,7 +109,6 @@ class Nursery:
 def keep(line: socket.socket) -> tuple[Birth, int]:
     """Be the nursery; returns only in a new stage: what it shall be, and its shared memory."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for those that have ended
-    me = os.getpid()
     while True:
         said, handles, _, _ = socket.recv_fds(line, MAX_BYTES, 2)
         if not said:
@@ -119,7 +119,7 @@ def keep(line: socket.socket) -> tuple[Birth, int]:
             line.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
-            lifeline.hold(me, handles[0])
+            lifeline.hold(handles[0])
             return birth, handles[1] if len(handles) > 1 else -1
         with suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)

@@ -2,6 +2,11 @@
 
 import attrs
 
+from af_runtime.stages.life import Life
+
+WARM_ANSWERS = 8
+"""So many answers of a process may take longer than later ones."""
+
 
 @attrs.frozen
 class Policy:
@@ -45,3 +50,17 @@ def pause(policy: Policy, ended_s: list[float], now_s: float) -> float | None:
             break
         row += 1
     return 0.0 if row == 0 else min(policy.max_backoff_s, policy.backoff_s * 2.0 ** (row - 1))
+
+
+def fault(policy: Policy, life: Life, now_s: float) -> tuple[str, str] | None:
+    """Return why a process has to be ended, as a word and in words; None if it is well."""
+    if not (life.is_ready or life.is_built):
+        is_slow = now_s - life.begun_s > policy.start_s
+        return ("slow", f"it has not loaded within {policy.start_s:g} s") if is_slow else None
+    is_new = life.num_answers < WARM_ANSWERS
+    work_s = max(policy.work_s, policy.first_work_s) if is_new else policy.work_s
+    if life.calls and now_s - life.progress_s > work_s:
+        return "stuck", f"a piece of work has taken more than {work_s:g} s"
+    if now_s - life.heard_s > policy.silence_s:
+        return "silent", f"it has given no sign of life for {policy.silence_s:g} s"
+    return None

@@ -8,7 +8,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -54,15 +54,24 @@ def run(birth: Birth, ring: int) -> None:
     stage = _Stage(birth, ring)
     line.pulse(stage.beat, birth.beat_s)
     try:
-        for told in stage.begin():
-            line.send(messages.encode(told))
-    except AvatarForcingError as e:
-        line.send(messages.encode(Failed(kind="config", message=str(e))))
+        line.send(messages.encode(stage.begin()))
+        line.send(messages.encode(stage.take_role() or _prepared(stage, line)))
+    except Exception as e:
+        text = str(e) if isinstance(e, AvatarForcingError) else f"{type(e).__name__}: {e}"
+        line.send(messages.encode(Failed(kind="config", message=text)))
         time.sleep(birth.beat_s)  # what was sent leaves on a thread of its own
         sys.exit(1)
     while True:
         for frames in stage.answer(line.receive()):
             line.send(frames)
+
+
+def _prepared(stage: "_Stage", line: Line) -> Ready:
+    """Build beforehand what a spare can, until it is told its role."""
+    for _ in stage.prepare():
+        if line.is_waiting:
+            break
+    return Ready(process="")
 
 
 class _Stage:
@@ -85,23 +94,29 @@ class _Stage:
         busy_s = 0.0 if since_s is None else time.monotonic() - since_s
         return messages.encode(Beat(done=self._done, busy_s=busy_s))
 
-    def begin(self) -> Any:
-        """Yield what the supervisor is told while this process gets ready."""
+    def begin(self) -> Started:
+        """Read the pipeline, and say what was read."""
         catalog = self._birth.source.catalog()
-        self._pipeline = pipeline = self._birth.source.open(catalog)
-        yield Started(plugins=plugin_set(catalog), pipeline=fingerprint(pipeline))
-        if self._birth.process:
-            yield self._become(self._birth.process)
-            return
-        processes = working_processes(pipeline)
-        here = [name for name, (device, _) in processes.items() if device == "cpu"]
-        self._hosts = {name: Host(pipeline, name) for name in here}
-        if len(here) == len(processes):
-            warm_up(self._hosts, pipeline)
-        _settle()
-        yield Ready(process="")
+        self._pipeline = self._birth.source.open(catalog)
+        return Started(plugins=plugin_set(catalog), pipeline=fingerprint(self._pipeline))
 
-    def answer(self, frames: Sequence[Any]) -> Any:
+    def take_role(self) -> Ready | None:
+        """Become what this process was begun as; None for a spare."""
+        return self._become(self._birth.process) if self._birth.process else None
+
+    def prepare(self) -> Iterator[None]:
+        """Build all parts that need no GPU, one a turn, then warm them up."""
+        pipeline = self._read
+        processes = working_processes(pipeline)
+        for name, (device, _) in processes.items():
+            if device == "cpu":
+                self._hosts[name] = Host(pipeline, name)
+                yield
+        if len(self._hosts) == len(processes):
+            yield from warm_up(self._hosts, pipeline)
+        _settle()
+
+    def answer(self, frames: Sequence[Any]) -> Iterator[list[Any]]:
         """Yield the answers to a request, as frames; whatever goes wrong is an answer."""
         message = messages.request(frames)
         self._busy_since_s = time.monotonic()
@@ -123,7 +138,7 @@ class _Stage:
             self._busy_since_s = None
             self._done += 1
 
-    def _answers(self, message: Request, given: dict[str, Tensor]) -> Any:
+    def _answers(self, message: Request, given: dict[str, Tensor]) -> Iterator[list[Any]]:
         if isinstance(message, Assign):
             yield messages.encode(self._become(message.process))
             return
@@ -184,15 +199,19 @@ class _Stage:
         return messages.encode(Failed(call=message.call, kind=kind, message=text))
 
     @property
+    def _read(self) -> Pipeline:
+        assert self._pipeline is not None, "the pipeline was not read"
+        return self._pipeline
+
+    @property
     def _role(self) -> Host:
         assert self._host is not None, "work before a role"
         return self._host
 
     def _become(self, process: str) -> Ready:
         """Take a role: build its part, or take the one that is built, and let the others go."""
-        assert self._pipeline is not None, "a role before the pipeline"
         built = self._hosts.pop(process, None)
-        self._host = built or Host(self._pipeline, process)
+        self._host = built or Host(self._read, process)
         self._hosts = {}
         if self._shared is not None and self._host.device.startswith("cuda"):
             pinned = self._shared.pin()

@@ -6,9 +6,7 @@ answered when it ended fails with `StageLostError`, and the one who asked asks i
 
 import itertools
 import logging
-import os
 import queue
-import select
 import threading
 import time
 from collections import Counter
@@ -17,19 +15,18 @@ from concurrent.futures import Future
 from typing import Any
 
 import attrs
-import msgspec
 from af_core.errors import StreamInputError
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import working_processes
 
-from af_runtime.errors import PeerGoneError, StageFailedError, StageLostError
+from af_runtime.errors import StageFailedError, StageLostError
 from af_runtime.stages import messages
 from af_runtime.stages.birth import Birth
 from af_runtime.stages.life import Life, number_of
-from af_runtime.stages.messages import Assign, Beat, Done, Failed, Ready, Started
-from af_runtime.stages.nursery import Born, Nursery
-from af_runtime.stages.policy import Policy, pause
+from af_runtime.stages.messages import Beat, Done, Failed, Ready, Started
+from af_runtime.stages.policy import Policy, fault, pause
 from af_runtime.stages.source import fingerprint
+from af_runtime.stages.ward import Ward
 from af_runtime.transport.stages import Hub
 
 log = logging.getLogger(__name__)
@@ -42,9 +39,6 @@ STALL_S = 1.0
 
 SPARE = ""
 """The role of a process that has none yet."""
-
-WARM_ANSWERS = 8
-"""So many answers of a life may take longer than later ones."""
 
 Reply = tuple[Done, Sequence[Any]]
 """An answer and its frames."""
@@ -91,7 +85,7 @@ class Supervisor:
         plugins: tuple[str, ...] = (),
         on_fatal: Callable[[], None] = lambda: None,
     ) -> None:
-        self.policy, self._birth, self._hub = policy or Policy(), birth, hub
+        self.policy, self._hub = policy or Policy(), hub
         self.processes = working_processes(pipeline)
         self.fatal = ""
         """Why it has given up; empty while it has not."""
@@ -102,15 +96,12 @@ class Supervisor:
         self.on_fatal = on_fatal
         self._expected = (fingerprint(pipeline), plugins)
         self._changed = threading.Condition()
-        self._lives: dict[int, Life] = {}
+        self._ward = Ward(hub, birth)
         self._current: dict[str, Life] = {}
         self._ended_s: dict[str, list[float]] = {name: [] for name in (*self.processes, SPARE)}
-        self._due_s: dict[str, float] = dict.fromkeys(self.processes, 0.0)
-        self._numbers, self._calls = itertools.count(1), itertools.count(1)
+        self._due_s: dict[str, float] = dict.fromkeys((*self.processes, SPARE), 0.0)
+        self._calls = itertools.count(1)
         self._letters: queue.SimpleQueue[_Letter] = queue.SimpleQueue()
-        self._spare_due_s: float | None = 0.0
-        """From when on spares are begun; None if they have failed too often."""
-        self._nursery: Nursery | None = None
         self._is_closing = False
         self._has_begun = False
         self.turned_s = time.monotonic()
@@ -161,6 +152,11 @@ class Supervisor:
         """Return the stages that cannot work now."""
         return [process for process in self.processes if process not in self._current]
 
+    @property
+    def has_spare(self) -> bool:
+        """Whether a process has built what it can, and waits."""
+        return any(life.is_built for life in self._ward.spares())
+
     def status(self) -> list[StageStatus]:
         """Return what is known of each stage."""
         return [self._status(process) for process in self.processes]
@@ -173,12 +169,12 @@ class Supervisor:
     @property
     def pids(self) -> list[int]:
         """Processes of the system that are or may become stages."""
-        return [pid for life in list(self._lives.values()) if (pid := life.pid) is not None]
+        return [pid for life in list(self._ward.lives.values()) if (pid := life.pid) is not None]
 
     @property
     def nursery_pid(self) -> int | None:
         """The process that the others come from."""
-        return None if self._nursery is None else self._nursery.pid
+        return self._ward.nursery_pid
 
     def close(self) -> None:
         """End all stages."""
@@ -222,98 +218,39 @@ class Supervisor:
         heard = self._hub.wait(self._patience_s(time.monotonic()))
         now_s = time.monotonic()
         if now_s - self.turned_s > STALL_S + TURN_S:
-            self._forgive(now_s - self.turned_s)
+            self._ward.forgive(now_s - self.turned_s)
         for peer, frames in heard.messages:
             self._hear(number_of(peer), frames, now_s)
         for handle in heard.readable:
-            self._notice(handle, now_s)
+            for life in self._ward.notice(handle):
+                self._mourn(life, now_s)
         self._send_letters(now_s)
-        self._watch(now_s)
+        for life in list(self._ward.lives.values()):
+            found = None if life.reason else fault(self.policy, life, now_s)
+            if found is not None:
+                self._kill(life, *found)
         self.turned_s = now_s
 
     def _patience_s(self, now_s: float) -> float:
-        due = [s for s in self._due_s.values() if not self.fatal]
-        return max(0.0, min([TURN_S, *(s - now_s for s in due)]))
+        due = [due_s - now_s for role, due_s in self._due_s.items() if role != SPARE]
+        return max(0.0, min([TURN_S, *due]))
 
     def _start_what_is_due(self, now_s: float) -> None:
-        if self.fatal:
-            return
-        for process in [name for name, due_s in self._due_s.items() if due_s <= now_s]:
-            del self._due_s[process]
-            spares = [life for life in self._lives.values() if not life.role and not life.reason]
-            spares.sort(key=lambda life: (not life.is_built, life.begun_s))
-            if spares:
-                self._promote(spares[0], process)
-            else:
-                self._begin(process, now_s)
+        for role in [name for name, due_s in self._due_s.items() if due_s <= now_s]:
+            if role != SPARE and (spares := self._ward.spares()):
+                self._ward.promote(spares[0], role, now_s)
+            elif (role == SPARE and not self._wants_spare()) or not self._ward.begin(role, now_s):
+                continue
+            if role != SPARE:
+                del self._due_s[role]
+
+    def _wants_spare(self) -> bool:
+        """Whether all stages are up, so that there is time for one more process."""
         is_calm = len(self._current) == len(self.processes)
-        is_due = self._spare_due_s is not None and self._spare_due_s <= now_s
-        num_spares = sum(not life.role for life in self._lives.values())
-        if is_calm and is_due and num_spares < self.policy.num_spares:
-            self._begin(SPARE, now_s)
-
-    def _begin(self, process: str, now_s: float) -> None:
-        if self._nursery is None:
-            self._nursery = Nursery()
-            self._hub.watch(self._nursery.fileno())
-        number = next(self._numbers)
-        birth = msgspec.structs.replace(self._birth, name=f"life-{number}", process=process)
-        try:
-            lifeline = self._nursery.ask(birth, number)
-        except OSError:  # it has gone, and that is about to be noticed
-            self._due_s.update({process: now_s + TURN_S} if process else {})
-            return
-        life = Life(number, lifeline, now_s, now_s, now_s, role=process, is_spare=not process)
-        self._lives[number] = life
-
-    def _notice(self, handle: int, now_s: float) -> None:
-        """Something can be read: a process has ended, or the nursery has something to tell."""
-        if self._nursery is None or handle != self._nursery.fileno():
-            ended = [one for one in self._lives.values() if one.born and one.born.handle == handle]
-            self._bury(ended[0], now_s)
-            return
-        for born in self._nursery.born():
-            if born is None:
-                self._replace_nursery(now_s)
-            else:
-                self._meet(born)
-
-    def _meet(self, born: Born) -> None:
-        """A process that was asked for has come."""
-        life = self._lives[born.number]
-        life.born = born
-        self._hub.watch(born.handle)
-        if life.reason:
-            born.kill()
-
-    def _replace_nursery(self, now_s: float) -> None:
-        """The nursery has ended, and with it all that came from it; each is noticed by itself."""
-        log.warning("the nursery of the stages has ended")
-        assert self._nursery is not None
-        self._hub.forget(self._nursery.fileno())
-        self._nursery.close()
-        self._nursery = None
-        for life in [one for one in self._lives.values() if one.born is None]:
-            self._bury(life, now_s)
-
-    def _promote(self, life: Life, process: str) -> None:
-        """Give a spare its role; one that is not connected yet is told when it is."""
-        life.role, life.begun_s, life.is_built = process, time.monotonic(), False
-        if life.has_started:
-            self._assign(life)
-
-    def _assign(self, life: Life) -> None:
-        self._send(life, messages.encode(Assign(process=life.role)))
-
-    def _send(self, life: Life, frames: Sequence[Any]) -> None:
-        try:
-            self._hub.send(life.name, frames)
-        except PeerGoneError as e:
-            life.complaint = str(e)
-            self._kill(life, "unreachable")
+        return is_calm and len(self._ward.spares()) < self.policy.num_spares
 
     def _hear(self, number: int | None, frames: Sequence[Any], now_s: float) -> None:
-        life = self._lives.get(number or 0)
+        life = self._ward.lives.get(number or 0)
         if life is None:
             return  # of a process that has ended: its work was given to another
         life.heard_s = now_s
@@ -333,13 +270,13 @@ class Supervisor:
         """Refuse a process that has read another pipeline than this one, or has other plugins."""
         pipeline, plugins = self._expected
         if started.pipeline != pipeline or (plugins and started.plugins != plugins):
-            other = sorted({*started.plugins} ^ {*plugins}) or ["the pipeline's file or weights"]
-            life.complaint = "it has read something else than this worker: " + ", ".join(other)
-            self._kill(life, "differs")
+            other = sorted({*started.plugins} ^ {*plugins}) or ["the file of the pipeline"]
+            text = "it has read something else than this worker: " + ", ".join(other)
+            self._kill(life, "differs", text)
             return
         life.has_started = True
         if life.is_spare and life.role:
-            self._assign(life)
+            self._ward.assign(life)
 
     def _install(self, life: Life, ready: Ready, now_s: float) -> None:
         if not ready.process:
@@ -367,7 +304,7 @@ class Supervisor:
     def _send_letters(self, now_s: float) -> None:
         for _ in range(self._letters.qsize()):
             letter = self._letters.get()
-            life = self._lives.get(letter.life)
+            life = self._ward.lives.get(letter.life)
             if life is None or life.reason:
                 if letter.future is not None:
                     letter.future.set_exception(StageLostError("The stage has ended."))
@@ -375,104 +312,64 @@ class Supervisor:
             if letter.future is not None:
                 life.progress_s = life.progress_s if life.calls else now_s
                 life.calls[letter.call] = letter.future
-            self._send(life, letter.frames)
+            self._ward.send(life, letter.frames)
+            self._retire_if_ended(life)
 
-    def _watch(self, now_s: float) -> None:
-        """End what does not start, does not get on, or is not heard any more."""
-        for life in list(self._lives.values()):
-            if life.reason:
-                continue
-            work_s = self.policy.work_s
-            if life.num_answers < WARM_ANSWERS:
-                work_s = max(work_s, self.policy.first_work_s)
-            if not (life.is_ready or life.is_built):
-                if now_s - life.begun_s > self.policy.start_s:
-                    life.complaint = f"it has not loaded within {self.policy.start_s:.0f} s"
-                    self._kill(life, "slow")
-            elif life.calls and now_s - life.progress_s > work_s:
-                life.complaint = f"a piece of work has taken more than {work_s:.0f} s"
-                self._kill(life, "stuck")
-            elif now_s - life.heard_s > self.policy.silence_s:
-                life.complaint = f"it has been silent for {self.policy.silence_s:.0f} s"
-                self._kill(life, "silent")
+    def _kill(self, life: Life, reason: str, complaint: str) -> None:
+        self._ward.kill(life, reason, complaint)
+        self._retire_if_ended(life)
 
-    def _forgive(self, stood_s: float) -> None:
-        """Move all times on: this process, or the whole machine, has stood still."""
-        for life in self._lives.values():
-            life.begun_s += stood_s
-            life.heard_s += stood_s
-            life.progress_s += stood_s
+    def _retire_if_ended(self, life: Life) -> None:
+        """Let nobody ask a process any more that is being ended."""
+        if life.reason:
+            with self._changed:
+                if self._current.get(life.role) is life:
+                    del self._current[life.role]
 
-    def _kill(self, life: Life, reason: str) -> None:
-        life.reason = reason
-        self._retire(life)
-        life.kill()
-
-    def _retire(self, life: Life) -> None:
-        with self._changed:
-            if self._current.get(life.role) is life:
-                del self._current[life.role]
-
-    def _bury(self, life: Life, now_s: float) -> None:
+    def _mourn(self, life: Life, now_s: float) -> None:
         """A process has ended: fail what it had not answered, and plan for its successor."""
-        life.cut()
-        if life.born is not None:
-            self._hub.forget(life.born.handle)
-            os.close(life.born.handle)
-        del self._lives[life.number]
-        reason = life.reason or "ended"
-        self._retire(life)
-        what = life.role or "a spare"
-        life.fail(lambda: StageLostError(f"Stage {what} has ended ({reason})."))
+        life.reason = life.reason or "ended"
+        self._retire_if_ended(life)
+        what = f"Stage {life.role}" if life.role else "A spare process"
+        life.fail(lambda: StageLostError(f"{what} has ended ({life.reason})."))
         if self._is_closing or self.fatal:
             return
         told = f": {life.complaint}" if life.complaint else ""
-        log.warning("stage %s has ended (%s)%s", what, reason, told)
-        if life.role:
-            self._plan_restart(life, reason, now_s)
-        else:
-            self._ended_s[SPARE].append(now_s)
-            wait_s = pause(self.policy, self._ended_s[SPARE], now_s)
-            self._spare_due_s = None if wait_s is None else now_s + wait_s
-
-    def _plan_restart(self, life: Life, reason: str, now_s: float) -> None:
-        role = life.role
-        told = f": {life.complaint}" if life.complaint else ""
+        log.warning("%s has ended (%s)%s", what, life.reason, told)
         if not self._has_begun:
-            self._give_up(f"Stage {role} could not be begun ({reason}){told}")
+            self._give_up(f"{what} could not be begun ({life.reason}){told}")
             return
-        self._ended_s[role].append(now_s)
-        wait_s = pause(self.policy, self._ended_s[role], now_s)
-        if wait_s is None:
-            many = f"more than {self.policy.budget} times in {self.policy.window_s:.0f} s"
-            self._give_up(f"Stage {role} has ended {many}, the last time {reason}{told}")
+        ended_s = self._ended_s[life.role]
+        ended_s.append(now_s)
+        wait_s = pause(self.policy, ended_s, now_s)
+        if wait_s is not None:
+            self._due_s[life.role] = now_s + wait_s
+        elif life.role == SPARE:
+            del self._due_s[SPARE]  # so it is without
+        else:
+            many = f"more than {self.policy.budget} times in {self.policy.window_s:g} s"
+            self._give_up(f"{what} has ended {many}, the last time {life.reason}{told}")
             return
-        self.restarts[role, reason] += 1
-        self._due_s[role] = now_s + wait_s
+        if life.role:
+            self.restarts[life.role, life.reason] += 1
 
     def _give_up(self, why: str) -> None:
         log.error("%s", why)
         with self._changed:
             self.fatal = why
+            self._due_s.clear()
             self._changed.notify_all()
-        for life in self._lives.values():
+        for life in self._ward.lives.values():
             life.fail(lambda: StageFailedError(why))
         self.on_fatal()
 
     def _end_all(self) -> None:
-        if self._nursery is not None:
-            self._nursery.close()
-        for life in self._lives.values():
-            life.kill()
-            if life.born is not None:
-                select.select([life.born.handle], [], [])
-                os.close(life.born.handle)
-            life.fail(lambda: StageLostError("The worker is ending."))
-        self._lives.clear()
         with self._changed:
             self._current.clear()
             self.fatal = self.fatal or "The worker has ended."
             self._changed.notify_all()
+        for life in self._ward.close():
+            life.fail(lambda: StageLostError("The worker is ending."))
         while not self._letters.empty():
             future = self._letters.get().future
             if future is not None:

@@ -117,6 +117,11 @@ class Line:
         """Return the next message; waits for it."""
         return [frame.buffer for frame in self._socket.recv_multipart(copy=False)]
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a message is there."""
+        return bool(self._socket.poll(0))
+
     def send(self, frames: Sequence[Any]) -> None:
         """Send a message; its frames must not change any more."""
         self._socket.send_multipart(list(frames), copy=False)
