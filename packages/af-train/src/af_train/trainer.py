@@ -22,7 +22,7 @@ from af_train import checkpoints
 from af_train.batches import Source
 from af_train.draws import sample_seeds, shared
 from af_train.loop import TrainingDivergedError, append_record, progress_bar, warm_cosine
-from af_train.objectives.contract import Losses, Objective, Turn
+from af_train.objectives.contract import Losses, Objective, Turn, drawn_at
 from af_train.parallel import Precision, World, shard, whole, whole_weights
 
 
@@ -138,6 +138,7 @@ class Trainer:
             config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
+            fused=self.world.size == 1,
         )
         return Role(network, config, optimiser)
 
@@ -189,8 +190,9 @@ class Trainer:
         c = self.config
         first = (self.world.rank * c.accumulate + micro) * c.batch_size
         numbers = range(first, first + c.batch_size)
-        batch = self.source.draw(sample_seeds(c.seed, self.step, name, numbers))
-        turn = Turn(name, self.step, shared(c.seed, self.step, name), 1 / c.accumulate)
+        drawn = drawn_at(self.objective, name, self.step)
+        batch = self.source.draw(sample_seeds(c.seed, drawn, name, numbers))
+        turn = Turn(name, self.step, shared(c.seed, drawn, name), 1 / c.accumulate)
         try:
             with self._precision():
                 return self.objective.backward(turn, self.networks, batch.to(self.world.device))

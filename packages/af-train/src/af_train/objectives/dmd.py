@@ -38,6 +38,8 @@ class Dmd:
     scheduler: WindowScheduler
     anchors: DualAnchorCache
     geometry: Geometry
+    made: dict[tuple[int, tuple[int, ...]], Tensor] = attrs.field(factory=dict, init=False)
+    """Clips that the critic will see again, by step and seeds; forgotten, they are made anew."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -53,12 +55,35 @@ class Dmd:
         """Return student and critic every ``critic_updates`` steps, the critic alone otherwise."""
         return (STUDENT, CRITIC) if step % self.options.critic_updates == 0 else (CRITIC,)
 
+    def drawn_at(self, role: str, step: int) -> int:
+        """Return the step whose roll-out the critic learns from; the student has not moved since.
+
+        See ``objectives.contract.drawn_at``.
+        """
+        if role != CRITIC:
+            return step
+        since_student = step % self.options.critic_updates
+        return step - since_student % self.options.critic_draws
+
     def backward(self, turn: Turn, networks: Networks, batch: Batch) -> Losses:
         """See ``Objective.backward``."""
         num_blocks(batch, self.geometry.block_latents)
-        made = self.roll_out(turn, networks[STUDENT], batch)
-        update = self._student if turn.role == STUDENT else self._critic
-        return update(turn, networks, batch, made)
+        if turn.role == STUDENT:
+            return self._student(turn, networks, batch)
+        return self._critic(turn, networks, batch, self._clip(turn, networks[STUDENT], batch))
+
+    def _clip(self, turn: Turn, student: Any, batch: Batch) -> Tensor:
+        """Roll out, or recall what was rolled out for an update of the critic before this one."""
+        drawn = self.drawn_at(turn.role, turn.step)
+        for step, seeds in [*self.made]:
+            if step != drawn:
+                del self.made[step, seeds]
+        clip = self.made.get((drawn, batch.seeds))
+        if clip is None:
+            clip = self.roll_out(turn, student, batch).clip
+            if self.options.critic_draws > 1:
+                self.made[drawn, batch.seeds] = clip
+        return clip
 
     def streamer(self, student: Any) -> Streamer[Any]:
         """Return the engine that serves users, its clean passes apart from those with gradients."""
@@ -74,8 +99,9 @@ class Dmd:
         given = conditions_of(batch)
         return roll_out(streamer, self.schedule, given, seeds=batch.seeds, offset=offset)
 
-    def _student(self, turn: Turn, networks: Networks, batch: Batch, made: Rollout) -> Losses:
-        noisy, sigma, _ = self._noised(batch, made.clip)
+    def _student(self, turn: Turn, networks: Networks, batch: Batch) -> Losses:
+        made = self.roll_out(turn, networks[STUDENT], batch)
+        noisy, sigma, _ = self._noised(turn, batch, made.clip)
         gradient = self._gradient(networks, batch, made.clip, noisy, sigma)
         frames = self._scored(made.clip)
         made.backward(turn.share * gradient_field(gradient, frames))
@@ -94,21 +120,21 @@ class Dmd:
             teacher = guided(blind, teacher, self.options.guidance_weight)
         return matching_gradient(clip, critic, teacher)
 
-    def _critic(self, turn: Turn, networks: Networks, batch: Batch, made: Rollout) -> Losses:
-        noisy, sigma, noise = self._noised(batch, made.clip)
+    def _critic(self, turn: Turn, networks: Networks, batch: Batch, clip: Tensor) -> Losses:
+        noisy, sigma, noise = self._noised(turn, batch, clip)
         given, plan = conditions_of(batch), bidirectional(noisy.shape[1])
         velocity = predict_velocity(networks[CRITIC], noisy, sigma, given, plan)
-        frames = self._scored(made.clip)
-        loss = flow_loss(velocity[:, frames], made.clip[:, frames], noise[:, frames])
+        frames = self._scored(clip)
+        loss = flow_loss(velocity[:, frames], clip[:, frames], noise[:, frames])
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 
-    def _noised(self, batch: Batch, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _noised(self, turn: Turn, batch: Batch, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the clip at one level for each sample, ``sigma [b, f]``, and the noise."""
-        o = self.options
-        u = draws.uniform(batch.seeds, "score level")
+        o, again = self.options, turn.step - self.drawn_at(turn.role, turn.step)
+        u = draws.uniform(batch.seeds, f"score level{again or ''}")
         sigma = score_sigmas(u, o.shift, o.lowest, o.highest)[:, None].expand(clip.shape[:2])
-        sigma, noise = sigma.to(clip), draws.normal(batch.seeds, "score noise", clip)
+        sigma, noise = sigma.to(clip), draws.normal(batch.seeds, f"score noise{again or ''}", clip)
         level = per_frame(sigma, clip)
         return (1 - level) * clip + level * noise, sigma, noise
 

@@ -76,6 +76,9 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     w = 1 + g."""
     critic_updates: int = 5
     """Updates of the critic for each one of the student. A step is one of the critic."""
+    critic_draws: int = 1
+    """Updates of the critic that learn from one roll-out, at levels and with noise of their own.
+    Published code makes a roll-out for each; more than ``critic_updates`` changes nothing."""
     mix_self_forcing: float = 0.5
     """Share of roll-outs that are block by block with a random exit, instead of by window."""
     shift: float = 5.0
@@ -91,10 +94,12 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse what cannot be."""
         for name in ("mix_self_forcing", "lowest", "highest"):
             _require_share(name, getattr(self, name))
-        if self.critic_updates < 1 or self.skip_blocks < 0 or self.lowest <= 0:
+        counts = min(self.critic_updates, self.critic_draws)
+        if counts < 1 or self.skip_blocks < 0 or self.lowest <= 0:
             raise ConfigError(
-                f"critic_updates={self.critic_updates} must be at least 1, "
-                f"skip_blocks={self.skip_blocks} at least 0 and lowest={self.lowest} above 0."
+                f"critic_updates={self.critic_updates} and critic_draws={self.critic_draws} must "
+                f"be at least 1, skip_blocks={self.skip_blocks} at least 0 and "
+                f"lowest={self.lowest} above 0."
             )
 
     def build(self, context: BuildContext) -> Any:

@@ -6,13 +6,14 @@ its weights as safetensors. The same chain takes one core or, under torchrun, ma
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import msgspec
 from af_core.errors import AvatarForcingError, ConfigError
 from af_core.plugins import BuildContext, load_catalog
 from af_core.weights.files import load, write_tensors
+from torch import Tensor
 
 from af_train.backfill import Backfill, BackfillConfig, weights_hash
 from af_train.batches import Source
@@ -27,6 +28,19 @@ class StageNotTrainedError(AvatarForcingError):
     """A stage needs weights that an earlier one has not left yet."""
 
 
+class TeacherGateError(AvatarForcingError):
+    """The teacher is not worth learning from."""
+
+
+class Verdict(Protocol):
+    """What a gate found; its text has the numbers."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether a student may learn from this teacher."""
+        ...
+
+
 class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stage: what is minimised, and how."""
 
@@ -35,6 +49,9 @@ class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerConfig
     options: dict[str, Any] = {}
     """Options of the objective."""
+    begin: str | None = None
+    """Weights the first role begins with: a file, or ``shipped``, those of the preset. None begins
+    as the chain has it. A run that has a checkpoint goes on from that."""
 
 
 class DistillRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +75,10 @@ class Distillation:
     source: Source
     recipe: DistillRecipe
     world: World = attrs.field(factory=World)
+    gate: Callable[[Any], Verdict] | None = None
+    """Judges the teacher before trajectories are made; None lets any pass."""
+    shipped: Mapping[str, Tensor] | None = None
+    """Weights of the preset that is distilled, if it has any."""
 
     def weights(self, stage: str) -> Path:
         """Return the file that a stage leaves."""
@@ -69,7 +90,9 @@ class Distillation:
 
     def backfill(self) -> Path:
         """Write the teacher's trajectories, this process's share of them."""
-        teacher = self._network("teacher").to(self.world.device).eval()
+        teacher = self._network("teacher").eval()
+        self._judge(teacher)
+        teacher = teacher.to(self.world.device)
         stages, config = self.context.stages, self.recipe.backfill
         size = self.context.geometry.block_latents
         job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
@@ -86,6 +109,20 @@ class Distillation:
                 bar.update(task, log=path.name)
         self.world.wait()
         return self.trajectories
+
+    def _judge(self, teacher: Any) -> None:
+        """Stop where a student would learn from a bad teacher; a verdict is kept beside it."""
+        kept = self.directory / "teacher_gate.txt"
+        if self.gate is None or kept.exists():
+            return
+        verdict = self.gate(teacher)
+        if not verdict.passed:
+            raise TeacherGateError(
+                f"The teacher does not pass the gate: {verdict}. Train it for longer "
+                "(teacher.trainer.steps) or go on all the same with gate=off."
+            )
+        if self.world.leads:
+            kept.write_text(f"{verdict}\n")
 
     @property
     def trajectories(self) -> Path:
@@ -140,6 +177,8 @@ class Distillation:
             for role, whose in begin.items()
         }
         objective = self.objective(recipe)
+        if recipe.begin is not None:
+            self._begin(networks[objective.roles[0]], recipe.begin)
         trainer = Trainer(
             objective, networks, source, recipe.trainer, self.directory / stage, self.world
         )
@@ -149,6 +188,15 @@ class Distillation:
             write_tensors(path, weights)
         self.world.wait()
         return path
+
+    def _begin(self, network: Any, where: str) -> None:
+        """Fill a network from a file, or with the weights that the preset comes with."""
+        if where != "shipped":
+            load(network, Path(where))
+        elif self.shipped is None:
+            raise ConfigError("begin=shipped: this pipeline comes without weights. Name a file.")
+        else:
+            network.load_state_dict(self.shipped)
 
     def _network(self, stage: str) -> Any:
         path = self.weights(stage)

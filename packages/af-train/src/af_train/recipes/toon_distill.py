@@ -4,8 +4,10 @@ The pipeline says what is distilled: its ladder, window, anchors and network. Te
 student have the network's shape; its speech encoder and autoencoder are used as they are.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from af_core.assembly import build_stages
 from af_core.graph import open_pipeline, parse_overrides
@@ -17,6 +19,8 @@ from af_core.plugins.builtin.loading import seeded, shape_of
 from af_train.backfill import BackfillConfig
 from af_train.data.toon_latents import LatentPool, make_shards
 from af_train.data.toon_source import ToonSource
+from af_train.metrics.readers import load_readers
+from af_train.metrics.toon_teacher import TeacherGate
 from af_train.parallel import World
 from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe
 from af_train.recipes.toon_student import calm_start
@@ -36,6 +40,8 @@ class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True):
     """How much heads move and blink in them, of what is natural: an objective chooses now."""
     num_frames: int = 12
     """Latent frames of a training clip."""
+    gate: Literal["on", "off"] = "on"
+    """Whether the teacher must speak (``metrics.toon_teacher``) before a student learns from it."""
 
 
 _LOWEST = 0.1
@@ -96,7 +102,24 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
     source = ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
     context = BuildContext(pipeline.geometry, stages=built)
-    return Distillation(directory, context, lambda: fresh_network(config), source, recipe, world)
+    gate = None if recipe.gate == "off" else _gate(built, recipe)
+    make = partial(fresh_network, config)
+    shipped = built["denoiser"].state_dict() if pipeline.stages["denoiser"].config.weights else None
+    return Distillation(directory, context, make, source, recipe, world, gate, shipped)
+
+
+def _gate(stages: Mapping[str, Any], recipe: ToonDistillRecipe) -> TeacherGate:
+    c = recipe.backfill
+    return TeacherGate(
+        eyes=stages["image_encoder"],
+        ears=stages["audio_encoder"],
+        decoder=stages["decoder"],
+        readers=load_readers(),
+        num_steps=c.num_steps,
+        shift=c.shift,
+        guidance_weight=c.guidance_weight,
+        num_latents=recipe.num_frames,
+    )
 
 
 def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
@@ -104,5 +127,5 @@ def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
     with seeded(seed):
         network = CausalWan(config)
         calm_start(network)
-    network.attention.kernel = "sdpa"
+    network.attention.kernel = "steady"
     return network
