@@ -19,7 +19,7 @@ OVERRIDES = {
     "nodes.moody": {"use": "moody", "inputs": {"samples": "audio.samples"}},
     "audio_encoder.inputs": {"samples": "moody.samples"},
 }
-PATIENT = Policy(budget=100_000, backoff_s=0.0, attempts=20, work_s=30.0)
+PATIENT = Policy(budget=100_000, backoff_s=0.0, attempts=6, work_s=30.0)
 """For tests that end stages on purpose, on a machine that may be slow."""
 
 

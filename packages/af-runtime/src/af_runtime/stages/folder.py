@@ -52,10 +52,15 @@ def run_directory() -> Path:
     return Path(named) if named and is_usable else Path(tempfile.gettempdir())
 
 
+def stale_folders(parent: Path) -> list[Path]:
+    """Return the folders of workers that are no more."""
+    mine = [p for p in parent.glob(f"{PREFIX}*-*") if p.is_dir() and _is_mine(p)]
+    return [folder for folder in mine if _is_left(folder / LOCK)]
+
+
 def remove_stale(parent: Path) -> list[Path]:
     """Remove the folders of workers that are no more, and return them."""
-    mine = [p for p in parent.glob(f"{PREFIX}*-*") if p.is_dir() and _is_mine(p)]
-    stale = [folder for folder in mine if _is_left(folder / LOCK)]
+    stale = stale_folders(parent)
     for folder in stale:
         shutil.rmtree(folder, ignore_errors=True)
     return stale

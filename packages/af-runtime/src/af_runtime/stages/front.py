@@ -32,6 +32,9 @@ from af_runtime.stages.supervisor import Supervisor
 
 _numbers = itertools.count(1)
 
+MOST_SINCE = 64
+"""Pieces of work that are remembered to be done again; a stream that needs more is not kept."""
+
 
 @attrs.define(eq=False)
 class _Handle:
@@ -191,8 +194,10 @@ class LegRunner:
         made, saved = self._received(done, frames, lease), messages.snapshot(done, frames)
         if saved is not None:
             return made, LegState(handle, handle.moment, saved)
-        since = () if state.snapshot is None else (*state.since, piece)
-        return made, LegState(handle, handle.moment, state.snapshot, since)
+        handle.why_lost = done.no_snapshot or handle.why_lost
+        if state.snapshot is None or len(state.since) >= MOST_SINCE:
+            return made, LegState(handle, handle.moment, None)
+        return made, LegState(handle, handle.moment, state.snapshot, (*state.since, piece))
 
     def _send(
         self,
