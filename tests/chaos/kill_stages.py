@@ -21,6 +21,8 @@ import stage_chaos
 import torch
 from af_core.pipeline import build
 from af_runtime.stages.choosing import plan
+from rich.console import Console
+from rich.progress import Progress
 from staging import PATIENT, staged, tiny_in_one, tiny_source
 
 
@@ -42,9 +44,16 @@ def main():
         one = build(plan("toon", source.overrides, "one").source.open())
     began = time.monotonic()
     with staged(source, PATIENT) as running:
-        report = stage_chaos.run(
-            running, one, seed=chosen.seed, kills=chosen.kills, calm_s=chosen.calm
-        )
+        with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("kills", total=chosen.kills)
+            report = stage_chaos.run(
+                running,
+                one,
+                seed=chosen.seed,
+                kills=chosen.kills,
+                calm_s=chosen.calm,
+                progress=lambda number: bar.update(task, completed=number),
+            )
     told = {
         "preset": chosen.preset,
         "seed": chosen.seed,

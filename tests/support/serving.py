@@ -48,7 +48,7 @@ class Service:
 
 
 @contextmanager
-def serving(avatar=None, transport=None, **limits):
+def serving(avatar=None, transport=None, lanes=1, **limits):
     """Run a server until the block ends; its thread must then end too."""
     avatar = avatar or tiny_avatar()
     transport = transport or InprocServer()
@@ -58,7 +58,7 @@ def serving(avatar=None, transport=None, **limits):
             raise PortraitError(f"There is no portrait {name!r}; there is ada.")
         return face(avatar)
 
-    server = Server(avatar, transport, portraits=portraits, limits=Limits(**limits))
+    server = Server(avatar, transport, portraits=portraits, limits=Limits(**limits), lanes=lanes)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -116,7 +116,8 @@ class Report:
     """From the end of a stage until its successor could work."""
 
 
-def run(staged, one, *, seed, kills, pause_s=(0.0, 0.15), calm_s=0.0, also_nursery=True):
+def run(staged, one, *, seed, kills, pause_s=(0.0, 0.15), calm_s=0.0, also_nursery=True,
+        progress=lambda number: None):  # fmt: skip
     """Kill processes of a staged avatar at random while clients speak; check every frame.
 
     ``one`` is the same avatar in this process.
@@ -124,8 +125,9 @@ def run(staged, one, *, seed, kills, pause_s=(0.0, 0.15), calm_s=0.0, also_nurse
     rng, gaps, targets = random.Random(seed), [], {}
     from af_runtime.transport.zeromq import ZmqServer
 
-    with serving(staged.avatar, ZmqServer("tcp://127.0.0.1:*"), max_sessions=64,
-                 max_sessions_per_client=64) as service:  # fmt: skip
+    places = {"max_sessions": 64, "max_sessions_per_client": 64}
+    transport = ZmqServer("tcp://127.0.0.1:*")
+    with serving(staged.avatar, transport, lanes=staged.num_stages, **places) as service:
         endpoint = service.transport.endpoint
         lazy = _never_reads(endpoint)
         steady, slow = Speaker(endpoint, one, seed), Speaker(endpoint, one, seed + 1, 0.01)
@@ -140,6 +142,7 @@ def run(staged, one, *, seed, kills, pause_s=(0.0, 0.15), calm_s=0.0, also_nurse
             _until(lambda: len(steady.ledger.pictures) > before + 8, steady)
             if role != "spare":
                 gaps.append(steady.ledger.longest_gap_s(at_s, time.monotonic()))
+            progress(number + 1)
             if number % 10 == 9:
                 _vanishes(endpoint, one)
             if calm_s:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from af_runtime.errors import PeerGoneError, ProtocolError
 from af_runtime.hosting import NEVER, Hosted
+from af_runtime.lanes import Lanes
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codec import VERSION, Packet, decode_from_client, encode
@@ -68,11 +69,15 @@ class Server:
         limits: Limits | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        lanes: int = 1,
     ) -> None:
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
-        self._worker = Worker(avatar, transport.wake)
+        wake = transport.wake
+        self._worker: Worker | Lanes = (
+            Worker(avatar, wake) if lanes == 1 else Lanes(avatar, wake, count=lanes)
+        )
         self._hosted: dict[int, Hosted] = {}
         self._peers: dict[Peer, float] = {}
         self._streams = itertools.count()

@@ -73,7 +73,13 @@ def running(load: Callable[[], Avatar | Staged], options: ServiceOptions) -> Ite
         loaded = load()
         avatar = loaded.avatar if isinstance(loaded, Staged) else loaded
         warm_up(avatar)
-        server = Server(avatar, transport, portraits=gallery(avatar), limits=options.limits)
+        server = Server(
+            avatar,
+            transport,
+            portraits=gallery(avatar),
+            limits=options.limits,
+            lanes=loaded.num_stages if isinstance(loaded, Staged) else 1,
+        )
         health.server = server
         if isinstance(loaded, Staged):
             health.stages = StageReport(loaded.supervisor)

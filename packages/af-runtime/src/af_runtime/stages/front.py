@@ -32,8 +32,12 @@ from af_runtime.stages.supervisor import Supervisor
 
 _numbers = itertools.count(1)
 
+SNAPSHOT_SHARE = 0.02
+"""Of the time that a block lasts, what snapshots may take."""
+
 MOST_SINCE = 64
-"""Pieces of work that are remembered to be done again; a stream that needs more is not kept."""
+"""Pieces of work that are remembered to be done again (pixels: one, they would fill the shared
+memory); a stream that needs more is not kept."""
 
 
 @attrs.define(eq=False)
@@ -46,6 +50,8 @@ class _Handle:
     """What the snapshots leave out."""
     why_lost: str = ""
     """Why there are no snapshots, if there are none."""
+    snapshot_s: float = 0.0
+    """How long the latest snapshot took to make."""
     moment: int = 0
     """How many pieces of work its stage has done for it."""
     life: int = 0
@@ -115,7 +121,9 @@ class LegRunner:
     leg: Leg
     index: int
     snapshot_every: int
-    """Pieces of work from one snapshot to the next."""
+    """Pieces of work from one snapshot to the next, at least."""
+    most_since: int
+    """Pieces that may be remembered to be done again."""
     frame_bytes: int
     """Bytes of one frame of the pixels that it makes; 0 if it makes none."""
     frames_per_block: int
@@ -171,7 +179,7 @@ class LegRunner:
             raise StaleStreamStateError("This state has been stepped already; keep the newer one.")
         num_bytes = num_frames * self.frame_bytes
         lease = self.ring.lease(num_bytes) if num_bytes else None
-        is_due = len(state.since) + 1 >= self.snapshot_every and state.snapshot is not None
+        is_due = len(state.since) + 1 >= self._every(handle) and state.snapshot is not None
         wants = wants or (is_due and not piece.is_last)
 
         def once(life: Life) -> tuple[Done, Sequence[Any], int]:
@@ -192,10 +200,11 @@ class LegRunner:
             raise
         handle.life, handle.moment = life, handle.moment + 1
         made, saved = self._received(done, frames, lease), messages.snapshot(done, frames)
+        handle.why_lost = done.no_snapshot or handle.why_lost
+        handle.snapshot_s = done.snapshot_s or handle.snapshot_s
         if saved is not None:
             return made, LegState(handle, handle.moment, saved)
-        handle.why_lost = done.no_snapshot or handle.why_lost
-        if state.snapshot is None or len(state.since) >= MOST_SINCE:
+        if state.snapshot is None or len(state.since) >= self.most_since:
             return made, LegState(handle, handle.moment, None)
         return made, LegState(handle, handle.moment, state.snapshot, (*state.since, piece))
 
@@ -249,6 +258,12 @@ class LegRunner:
                 self.ring.release(lease)
         return made | messages.tensors(done, frames, None)
 
+    def _every(self, handle: _Handle) -> int:
+        """Return the pieces of work from one snapshot to the next: more if one takes long."""
+        block_s = self.frames_per_block / VIDEO_FPS
+        worth = math.ceil(handle.snapshot_s / (SNAPSHOT_SHARE * block_s))
+        return min(self.most_since, max(self.snapshot_every, worth))
+
     def _num_frames(self, inputs: Values) -> int:
         """Return how many frames of pixels these inputs may make, in whole blocks."""
         counts = [
@@ -284,14 +299,15 @@ def staged_avatar(
     wires: dict[str, dict[str, str]] = {}
     for index, leg in enumerate(way):
         takes = {name: _format(pipeline, name) for name in leg.inputs}
-        makes = [_format(pipeline, name) for name in leg.outputs]
         is_of_pixels = any(taken.media == "frames" for taken in takes.values())
+        makes = [_format(pipeline, name) for name in leg.outputs]
         runners[leg.name] = LegRunner(
             desk=Desk(supervisor, leg.process),
             ring=ring,
             leg=leg,
             index=index,
-            snapshot_every=1 if is_of_pixels else snapshot_every,
+            snapshot_every=snapshot_every,
+            most_since=1 if is_of_pixels else MOST_SINCE,
             frame_bytes=sum(_frame_bytes(made) for made in makes),
             frames_per_block=info.frames_per_block,
             owed_frames=owed,

@@ -111,6 +111,8 @@ class Done(_Message, frozen=True, kw_only=True, tag="done"):
     """Whether the last frame is a snapshot of the streams afterwards."""
     no_snapshot: str = ""
     """Why there cannot be one, if one was wanted."""
+    snapshot_s: float = 0.0
+    """How long it took to make."""
     seconds: float = 0.0
     """How long the work took."""
     told: str = ""

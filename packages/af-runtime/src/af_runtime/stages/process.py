@@ -184,12 +184,17 @@ class _Stage:
         room: tuple[int, int] = (-1, 0),
     ) -> list[Any]:
         """Answer with a snapshot; what cannot be put into one works without."""
-        saved, why = None, ""
+        saved, why, began = None, "", time.perf_counter()
         try:
             saved = self._role.snapshot(stream)
         except SnapshotError as e:
             why = str(e)
-        done = msgspec.structs.replace(done, has_snapshot=saved is not None, no_snapshot=why)
+        done = msgspec.structs.replace(
+            done,
+            has_snapshot=saved is not None,
+            no_snapshot=why,
+            snapshot_s=time.perf_counter() - began,
+        )
         return messages.encode(done, made, self._shared, room=room, snapshot=saved)
 
     def _failed(self, message: Request, kind: str, text: str) -> list[Any]:

@@ -1,10 +1,12 @@
 """Puts a pipeline over several processes together: folder, shared memory, supervisor, avatar."""
 
 import logging
+import sys
 from collections.abc import Callable
 
 import attrs
 
+from af_runtime.errors import UnavailableError
 from af_runtime.stages.birth import Birth
 from af_runtime.stages.folder import RunFolder
 from af_runtime.stages.front import ring_slot_bytes, staged_avatar
@@ -27,7 +29,7 @@ class StageOptions:
     ring_blocks: int = 24
     """Blocks of pixels that the shared memory has room for."""
     snapshot_every: int = 1
-    """Pieces of work from one snapshot to the next; what lies between is done again."""
+    """Pieces of work from one snapshot to the next, at least; what lies between is done again."""
     policy: Policy = attrs.field(factory=Policy)
 
 
@@ -40,8 +42,13 @@ def run_stages(
     """Begin a process for each part of the placement and return when all of them are up.
 
     Raises `StageFailedError` with what a process said if it cannot be begun, ``PipelineError`` if
-    the pipeline is wrong.
+    the pipeline is wrong, `UnavailableError` where there is no Linux or too little memory.
     """
+    if sys.platform != "linux":
+        raise UnavailableError(
+            f"Stages in processes of their own need Linux, not {sys.platform}; "
+            "--placement one runs all in the worker itself."
+        )
     options = options or StageOptions()
     catalog = source.catalog()
     pipeline = source.open(catalog)

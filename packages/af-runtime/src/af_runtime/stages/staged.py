@@ -17,6 +17,11 @@ class Staged:
     ring: Ring
     folder: RunFolder
 
+    @property
+    def num_stages(self) -> int:
+        """Processes that can work at the same time."""
+        return len(self.supervisor.processes)
+
     def close(self) -> None:
         """End the stages and give back all they had."""
         self.supervisor.close()
