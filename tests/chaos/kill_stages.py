@@ -43,17 +43,17 @@ def main():
         source = plan("toon", {}, "stages").source
         one = build(plan("toon", source.overrides, "one").source.open())
     began = time.monotonic()
-    with staged(source, PATIENT) as running:
-        with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
-            task = bar.add_task("kills", total=chosen.kills)
-            report = stage_chaos.run(
-                running,
-                one,
-                seed=chosen.seed,
-                kills=chosen.kills,
-                calm_s=chosen.calm,
-                progress=lambda number: bar.update(task, completed=number),
-            )
+    columns, console = Progress.get_default_columns(), Console(stderr=True)
+    with staged(source, PATIENT) as running, Progress(*columns, console=console) as bar:
+        task = bar.add_task("kills", total=chosen.kills)
+        report = stage_chaos.run(
+            running,
+            one,
+            seed=chosen.seed,
+            kills=chosen.kills,
+            calm_s=chosen.calm,
+            progress=lambda number: bar.update(task, completed=number),
+        )
     told = {
         "preset": chosen.preset,
         "seed": chosen.seed,

@@ -116,8 +116,17 @@ class Report:
     """From the end of a stage until its successor could work."""
 
 
-def run(staged, one, *, seed, kills, pause_s=(0.0, 0.15), calm_s=0.0, also_nursery=True,
-        progress=lambda number: None):  # fmt: skip
+def run(
+    staged,
+    one,
+    *,
+    seed,
+    kills,
+    pause_s=(0.0, 0.15),
+    calm_s=0.0,
+    also_nursery=True,
+    progress=lambda number: None,
+):
     """Kill processes of a staged avatar at random while clients speak; check every frame.
 
     ``one`` is the same avatar in this process.
