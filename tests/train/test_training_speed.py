@@ -113,7 +113,7 @@ def test_a_stage_begins_with_the_weights_it_is_given(tmp_path):
     given = {n: v + 0.5 for n, v in chain.make().state_dict().items()}
     write_tensors(tmp_path / "given.safetensors", given)
     begin = msgspec.structs.replace(chain.recipe.teacher, begin=str(tmp_path / "given.safetensors"))
-    for told, shipped in ((begin, None), (with_begin(chain, "shipped"), given)):
+    for told, shipped in ((begin, None), (with_begin(chain, "shipped"), lambda: given)):
         recipe = msgspec.structs.replace(chain.recipe, teacher=told)
         path = attrs.evolve(chain, recipe=recipe, shipped=shipped).teacher()
         assert all(torch.equal(v, given[n]) for n, v in read_tensors(path).items())

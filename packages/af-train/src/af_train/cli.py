@@ -104,6 +104,39 @@ def _chain(world: str, directory: Path | None, settings: list[str] | None) -> "D
 
 
 @app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of videos, or a .jsonl or .csv manifest.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the store.")],
+    preset: Annotated[str, typer.Option(help="Preset or pipeline file that encodes.")] = "toon",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Pipeline option, a.b=c; repeatable.")
+    ] = None,
+    fit: Annotated[str, typer.Option(help="How frames are fitted: crop, pad, release.")] = "crop",
+    latents: Annotated[
+        int, typer.Option(min=1, help="Latents of a clip after the first; 20 are 3.24 s.")
+    ] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Summary on standard output.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
+) -> None:
+    """Turn recordings into clips to train on; files that will not do are listed, not fatal.
+
+    Stop it and go on at will. Works under torchrun. Exits with 1 if no recording was usable.
+    """
+    import torch
+
+    from af_train.commands.prepare import prepare as prepare_store
+    from af_train.data.prepare import PrepareConfig
+
+    torch.set_num_threads(threads)
+    _known(fit, "fit", ("crop", "pad", "release"))
+    config = PrepareConfig(clip_latents=latents, fit=fit)  # type: ignore[arg-type]
+    code = prepare_store(
+        source, output, preset, settings or [], config, as_json=as_json, console=_console
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
 def export(
     recipe: Annotated[str, typer.Argument(help="Whose weights: toon.")],
     target: Annotated[Path, typer.Argument(help="Folder for the safetensors files.")],

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 from af_core.errors import AvatarForcingError
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -132,8 +133,8 @@ def _descend(
     optimiser.step()
 
 
-def progress_bar() -> Progress:
-    """Return the bar of a run: done, how long yet, the newest loss."""
+def progress_bar(console: Console | None = None) -> Progress:
+    """Return the bar of a run, on standard error: done, how long yet, the newest loss."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -141,6 +142,7 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[log]}"),
+        console=console or Console(stderr=True),
     )
 
 

@@ -14,6 +14,7 @@ from af_core.stages.decoder import Decoder
 from af_core.stages.image_encoder import ImageEncoder
 from torch import Tensor
 
+from af_train.guidance import Guidance
 from af_train.levels import euler_grid
 from af_train.metrics import signals
 from af_train.metrics.readers import Readers
@@ -90,7 +91,8 @@ class TeacherGate:
         given = Conditions(portrait, self.ears(samples)[:, 1:length])
         shape = (self.num_clips, self.num_latents, *portrait.shape[2:])
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        velocity = guided_velocity(teacher, given, self.guidance_weight, self.num_latents)
+        guidance = Guidance(self.guidance_weight, self.guidance_weight)
+        velocity = guided_velocity(teacher, given, guidance, self.num_latents)
         ends = trajectory(velocity, noise, euler_grid(self.num_steps, self.shift), ())[:, -1]
         latents = torch.cat([portrait, ends], 1)
         frames, _ = self.decoder.step(self.decoder.open(self.num_clips), latents)

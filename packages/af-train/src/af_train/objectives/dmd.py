@@ -19,12 +19,18 @@ from torch import Tensor
 
 from af_train import draws
 from af_train.batches import Batch
+from af_train.guidance import Guidance
 from af_train.levels import per_frame, score_sigmas
 from af_train.masks import bidirectional
 from af_train.networks import Networks, predict_clean, predict_velocity
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Losses, Turn
-from af_train.objectives.matching import flow_loss, gradient_field, guided, matching_gradient
-from af_train.objectives.needs import conditions_of, num_blocks
+from af_train.objectives.matching import (
+    flow_loss,
+    gradient_field,
+    level_weights,
+    matching_gradient,
+)
+from af_train.objectives.needs import conditions_of, element_weights, num_blocks
 from af_train.objectives.options import DmdOptions
 from af_train.rollout import Rollout, roll_out, self_forcing
 
@@ -34,6 +40,7 @@ class Dmd:
     """Roll-outs by window, or block by block, scored by teacher and critic."""
 
     options: DmdOptions
+    guidance: Guidance
     schedule: NoiseSchedule
     scheduler: WindowScheduler
     anchors: DualAnchorCache
@@ -114,10 +121,9 @@ class Dmd:
         """Compare what critic and guided teacher take the noised clip for."""
         given, plan = conditions_of(batch), bidirectional(clip.shape[1])
         critic = predict_clean(networks[CRITIC], noisy, sigma, given, plan)
-        teacher = predict_clean(networks[TEACHER], noisy, sigma, given, plan)
-        if self.options.guidance_weight != 1:
-            blind = predict_clean(networks[TEACHER], noisy, sigma, given.silent(), plan)
-            teacher = guided(blind, teacher, self.options.guidance_weight)
+        teacher = self.guidance(
+            lambda told: predict_clean(networks[TEACHER], noisy, sigma, told, plan), given
+        )
         return matching_gradient(clip, critic, teacher)
 
     def _critic(self, turn: Turn, networks: Networks, batch: Batch, clip: Tensor) -> Losses:
@@ -125,7 +131,9 @@ class Dmd:
         given, plan = conditions_of(batch), bidirectional(noisy.shape[1])
         velocity = predict_velocity(networks[CRITIC], noisy, sigma, given, plan)
         frames = self._scored(clip)
-        loss = flow_loss(velocity[:, frames], clip[:, frames], noise[:, frames])
+        level = per_frame(sigma[:, frames], clip)
+        weights = level_weights(level, self.options.errors_of) * element_weights(batch)
+        loss = flow_loss(velocity[:, frames], clip[:, frames], noise[:, frames], weights)
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 

@@ -6,6 +6,8 @@ import msgspec
 from af_core.errors import ConfigError
 from af_core.plugins import BuildContext
 
+ErrorsOf = Literal["velocity", "clean"]
+
 
 class FlowMatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The bidirectional teacher: one level for the whole clip, everything sees everything."""
@@ -18,10 +20,15 @@ class FlowMatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Law of the level before the shift."""
     lowest: float = 0.0
     """No level is cleaner than this; above 0 for networks that predict x0."""
+    errors_of: ErrorsOf = "velocity"
+    """What is compared: velocities, as published, or clean estimates, for networks that predict
+    x_0 (``matching.level_weights``)."""
     audio_dropout: float = 0.15
     """Share of samples that hear nothing, for guidance; rows of zeros."""
     text_dropout: float = 0.1
     """Share of samples without a prompt, independent of the above."""
+    negative_prompt: str | None = None
+    """What samples without a prompt read; None reads zeros. Guidance must name the same."""
 
     def __post_init__(self) -> None:
         """Refuse shares and levels that cannot be."""
@@ -32,7 +39,8 @@ class FlowMatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         """Build the objective."""
         from af_train.objectives.flow_matching import FlowMatching
 
-        return FlowMatching(self, context.geometry.block_latents)
+        negative = _negative(context, self.negative_prompt)
+        return FlowMatching(self, context.geometry.block_latents, negative=negative)
 
 
 class DiffusionForcingOptions(FlowMatchingOptions, frozen=True, forbid_unknown_fields=True):
@@ -44,8 +52,8 @@ class DiffusionForcingOptions(FlowMatchingOptions, frozen=True, forbid_unknown_f
         """Build the objective over the pipeline's anchor cache."""
         from af_train.objectives.flow_matching import FlowMatching
 
-        size = context.geometry.block_latents
-        return FlowMatching(self, size, stage(context, "anchor_cache"))
+        size, negative = context.geometry.block_latents, _negative(context, self.negative_prompt)
+        return FlowMatching(self, size, stage(context, "anchor_cache"), negative)
 
 
 class OdeRegressionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +82,10 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guidance_weight: float = 1.5
     """w of u + w (c - u) for the teacher; 1 is no guidance. Published code with scale g has
     w = 1 + g."""
+    text_guidance_weight: float | None = None
+    """w of the prompt, if it is another than that of the voice; then a score takes three passes."""
+    negative_prompt: str | None = None
+    """What the teacher reads where there is no prompt; None reads zeros."""
     critic_updates: int = 5
     """Updates of the critic for each one of the student. A step is one of the critic."""
     critic_draws: int = 1
@@ -87,6 +99,8 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Levels of comparison are clamped from below ..."""
     highest: float = 0.98
     """... and from above."""
+    errors_of: ErrorsOf = "velocity"
+    """What the critic's loss compares, as for its teacher."""
     skip_blocks: int = 0
     """Leading blocks of a clip that are not scored."""
 
@@ -104,10 +118,13 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def build(self, context: BuildContext) -> Any:
         """Build the objective over the pipeline's schedule, window scheduler and anchor cache."""
+        from af_train.guidance import guidance_of
         from af_train.objectives.dmd import Dmd
 
+        weights = self.guidance_weight, self.text_guidance_weight
         return Dmd(
             self,
+            guidance_of(context, *weights, self.negative_prompt),
             stage(context, "noise_schedule"),
             stage(context, "window_scheduler"),
             stage(context, "anchor_cache"),
@@ -134,6 +151,12 @@ def _regression(mask: str, context: BuildContext) -> Any:
 
     scheduler, anchors = stage(context, "window_scheduler"), stage(context, "anchor_cache")
     return OdeRegression(TASKS[mask], scheduler, anchors, context.geometry)
+
+
+def _negative(context: BuildContext, prompt: str | None) -> Any:
+    from af_train.guidance import encoded_prompt
+
+    return encoded_prompt(context, prompt)
 
 
 def _require_share(name: str, value: float) -> None:

@@ -16,12 +16,17 @@ from af_core.weights.files import load, write_tensors
 from torch import Tensor
 
 from af_train.backfill import Backfill, BackfillConfig, weights_hash
-from af_train.batches import Source
+from af_train.batches import Batch, Source, Weighted
+from af_train.guidance import encoded_prompt
 from af_train.loop import progress_bar
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
 from af_train.ode_store import TrajectoryStore
 from af_train.parallel import World
+from af_train.strips import SampleConfig, fixed_batch, pictures, streamed, write_strip
 from af_train.trainer import Trainer, TrainerConfig
+
+RECIPE = "recipe.json"
+SAMPLES = "samples"
 
 
 class StageNotTrainedError(AvatarForcingError):
@@ -61,6 +66,8 @@ class DistillRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backfill: BackfillConfig
     ode: StageRecipe
     dmd: StageRecipe
+    samples: SampleConfig = SampleConfig()
+    """Strips of sample frames while stages train; off unless ``samples.every`` is set."""
 
 
 @attrs.frozen(eq=False)
@@ -77,8 +84,11 @@ class Distillation:
     world: World = attrs.field(factory=World)
     gate: Callable[[Any], Verdict] | None = None
     """Judges the teacher before trajectories are made; None lets any pass."""
-    shipped: Mapping[str, Tensor] | None = None
-    """Weights of the preset that is distilled, if it has any."""
+    shipped: Callable[[], Mapping[str, Tensor]] | None = None
+    """Reads the weights of the preset that is distilled, if it has any."""
+
+    emphasis: Tensor | None = None
+    """How much each element of a latent frame counts, ``[c or 1, h, w]``; None: all alike."""
 
     def weights(self, stage: str) -> Path:
         """Return the file that a stage leaves."""
@@ -93,9 +103,7 @@ class Distillation:
         teacher = self._network("teacher").eval()
         self._judge(teacher)
         teacher = teacher.to(self.world.device)
-        stages, config = self.context.stages, self.recipe.backfill
-        size = self.context.geometry.block_latents
-        job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
+        job, config = self._sampling(teacher), self.recipe.backfill
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             total = config.num_clips // self.world.size
@@ -139,6 +147,8 @@ class Distillation:
             shift=c.shift,
             num_steps=c.num_steps,
             guidance_weight=c.guidance_weight,
+            text_guidance_weight=c.text_guidance_weight,
+            negative_prompt=c.negative_prompt,
         )
         return self._train("ode", self.recipe.ode, {STUDENT: "teacher"}, store)
 
@@ -180,14 +190,74 @@ class Distillation:
         if recipe.begin is not None:
             self._begin(networks[objective.roles[0]], recipe.begin)
         trainer = Trainer(
-            objective, networks, source, recipe.trainer, self.directory / stage, self.world
+            objective,
+            networks,
+            self._weighted(source),
+            recipe.trainer,
+            self.directory / stage,
+            self.world,
         )
-        trainer.fit()
+        self._note()
+        trainer.fit(self._sampler(stage, trainer))
         weights = trainer.roles[objective.roles[0]].weights()
         if self.world.leads:
             write_tensors(path, weights)
         self.world.wait()
         return path
+
+    def _note(self) -> None:
+        """Write down what this directory is a run of."""
+        if self.world.leads:
+            note = {"recipe": type(self.recipe).__name__, "settings": self.recipe}
+            self.directory.mkdir(parents=True, exist_ok=True)
+            text = msgspec.json.format(msgspec.json.encode(note))
+            (self.directory / RECIPE).write_bytes(text + b"\n")
+
+    def _sampler(self, stage: str, trainer: Trainer) -> Callable[[int], None]:
+        """Return what draws a strip of the role that is learnt, every so many steps."""
+        config, role = self.recipe.samples, trainer.objective.roles[0]
+        if config.every == 0:
+            return lambda step: None
+        batch = fixed_batch(self.source, config, self.context.geometry.block_latents)
+        batch = batch.to(self.world.device)
+        folder, decoder = self.directory / stage / SAMPLES, self.context.stages.get("decoder")
+
+        def draw(step: int) -> None:
+            if step % config.every and step != trainer.config.steps:
+                return
+            weights = trainer.roles[role].weights()  # all processes: they lie in shards
+            if not self.world.leads:
+                return
+            network = self.make()
+            network.load_state_dict(weights)
+            network = network.to(self.world.device).eval()
+            made = self._sampled(network, role, batch)
+            frames = pictures(made, batch.portrait, decoder)
+            write_strip(folder / f"{step:09d}.png", frames, config.columns)
+
+        if self.world.leads and batch.clip is not None:
+            truth = pictures(batch.clip, batch.portrait, decoder)
+            write_strip(folder / "truth.png", truth, config.columns)
+        return draw
+
+    def _sampled(self, network: Any, role: str, batch: Batch) -> Tensor:
+        """Return a clip as this role makes it: streamed, or by the steps of a trajectory."""
+        if role != TEACHER:
+            return streamed(network, self.context, batch)
+        return self._sampling(network).states(batch)[:, -1]
+
+    def _sampling(self, teacher: Any) -> Backfill:
+        """Return what draws a teacher's trajectories."""
+        config = self.recipe.backfill
+        return Backfill(
+            teacher,
+            self.source,
+            self._ladder(),
+            config,
+            self.context.stages["anchor_cache"],
+            self.context.geometry.block_latents,
+            encoded_prompt(self.context, config.negative_prompt),
+        )
 
     def _begin(self, network: Any, where: str) -> None:
         """Fill a network from a file, or with the weights that the preset comes with."""
@@ -196,7 +266,10 @@ class Distillation:
         elif self.shipped is None:
             raise ConfigError("begin=shipped: this pipeline comes without weights. Name a file.")
         else:
-            network.load_state_dict(self.shipped)
+            network.load_state_dict(self.shipped())
+
+    def _weighted(self, source: Source) -> Source:
+        return source if self.emphasis is None else Weighted(source, self.emphasis)
 
     def _network(self, stage: str) -> Any:
         path = self.weights(stage)
