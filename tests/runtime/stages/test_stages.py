@@ -11,6 +11,7 @@ import pytest
 import stage_chaos
 import torch
 from af_core.errors import SnapshotMismatchError, StaleStreamStateError
+from af_core.pipeline import Avatar
 from af_runtime.errors import StageFailedError
 from af_runtime.stages.front import MOST_SINCE, staged_avatar
 from af_runtime.stages.source import PipelineSource
@@ -225,6 +226,27 @@ def test_a_snapshot_goes_on_in_stages_that_never_saw_the_stream(stages, one):
     assert torch.equal(torch.cat(out, dim=1)[0], wanted)
     with pytest.raises(SnapshotMismatchError, match="configuration"):
         one.restore(snapshot)
+
+
+@pytest.mark.skipif(not hasattr(Avatar, "interrupt"), reason="streams cannot be interrupted")
+def test_an_interruption_reaches_the_stages_and_outlives_them(stages, one):
+    chunks = sound(2_560 * 16).split(2_560)
+
+    def interrupted(avatar, process=""):
+        state, out = avatar.open(portraits(one)), []
+        for index, samples in enumerate(chunks):
+            if index == 8:
+                state = avatar.interrupt(state)
+                if process:
+                    kill(stages, process)
+            frames, state = avatar.step(state, samples)
+            out.append(frames.clone())
+        out.append(avatar.flush(state)[0].clone())
+        return torch.cat(out, dim=1)
+
+    wanted = interrupted(one)
+    for process in ("", *STAGES):
+        assert torch.equal(interrupted(stages.avatar, process), wanted)
 
 
 def test_an_older_state_may_be_stepped_since_its_snapshot_is_known(stages, one):

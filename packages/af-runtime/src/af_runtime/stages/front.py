@@ -45,9 +45,8 @@ class _Handle:
     """A batch of streams in one leg; when nobody holds it any more, the stage forgets it."""
 
     number: int
-    num_streams: int
-    text: Tensor | None
-    """What the snapshots leave out."""
+    opening: Opening
+    """With what the streams began; without the portraits themselves."""
     why_lost: str = ""
     """Why there are no snapshots, if there are none."""
     snapshot_s: float = 0.0
@@ -63,7 +62,8 @@ class _Piece:
     """Something that a stage was given to do."""
 
     inputs: Values
-    is_last: bool
+    is_last: bool = False
+    is_interruption: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -76,6 +76,18 @@ class LegState:
     """What it remembered at an earlier moment, as bytes; None if that cannot be told."""
     since: tuple[_Piece, ...] = ()
     """What it was given since then."""
+    num_emitted: int = 0
+    """After an interruption: blocks that have come out of the denoiser."""
+
+
+@attrs.frozen(eq=False)
+class _Saved:
+    """What another front needs to go on with a batch of streams in one leg."""
+
+    portrait: Tensor
+    seeds: tuple[int, ...]
+    data: Tensor
+    """The stage's own snapshot, uint8 [n]."""
 
 
 @attrs.frozen(eq=False)
@@ -135,7 +147,7 @@ class LegRunner:
     def open(self, opening: Opening) -> LegState:
         """See ``Runner.open``."""
         given = {"portrait": opening.portrait, "image": opening.image, "text": opening.text}
-        handle = self._handle(opening.num_streams, opening.text)
+        handle = self._handle(attrs.evolve(opening, image=None))
         header = Open(stream=handle.number, leg=self.index, seeds=tuple(opening.seeds))
         done, frames, handle.life = self.desk.ask(
             header, {name: value for name, value in given.items() if value is not None}
@@ -145,29 +157,43 @@ class LegRunner:
 
     def step(self, state: LegState, inputs: Values) -> tuple[dict[str, Tensor], LegState]:
         """See ``Runner.step``."""
-        return self._work(state, _Piece(dict(inputs), False), self._num_frames(inputs))
+        return self._work(state, _Piece(dict(inputs)), self._num_frames(inputs))
 
     def flush(self, state: LegState) -> tuple[dict[str, Tensor], LegState]:
         """See ``Runner.flush``."""
-        return self._work(state, _Piece({}, True), state.handle.num_streams * self.owed_frames)
+        num_streams = state.handle.opening.num_streams
+        return self._work(state, _Piece({}, is_last=True), num_streams * self.owed_frames)
 
-    def snapshot(self, state: LegState) -> tuple[int, Tensor]:
+    def interrupt(self, state: LegState) -> LegState:
+        """See ``DenoiseRunner.interrupt``; for the leg that is the denoiser alone."""
+        return self._work(state, _Piece({}, is_interruption=True), 0)[1]
+
+    def reopening(self, state: LegState) -> Opening:
+        """Return with what the nodes that listen for these streams were opened."""
+        return state.handle.opening
+
+    def num_emitted(self, state: LegState) -> int:
+        """Return the blocks that have come out of streams that were just interrupted."""
+        return state.num_emitted
+
+    def snapshot(self, state: LegState) -> _Saved:
         """See ``Runner.snapshot``; raises ``SnapshotError`` if the stage cannot make one."""
         if state.since or state.snapshot is None:
-            _, state = self._work(state, _Piece({}, False), 0, wants=True)
+            _, state = self._work(state, _Piece({}), 0, wants=True)
         if state.snapshot is None or state.since:
             raise SnapshotError(state.handle.why_lost)
         data = torch.frombuffer(bytearray(state.snapshot), dtype=torch.uint8)
-        return state.handle.num_streams, data
+        opening = state.handle.opening
+        return _Saved(opening.portrait, tuple(opening.seeds), data)
 
-    def restore(self, saved: tuple[int, Tensor], reopening: Reopening) -> LegState:
+    def restore(self, saved: _Saved, reopening: Reopening) -> LegState:
         """See ``Runner.restore``; the stage is told when there is work."""
-        num_streams, data = saved
-        handle = self._handle(num_streams, reopening.text)
-        return LegState(handle, 0, data.numpy().data)
+        num_streams, text = len(saved.portrait), reopening.text
+        handle = self._handle(Opening(num_streams, saved.portrait, saved.seeds, text))
+        return LegState(handle, 0, saved.data.numpy().data)
 
-    def _handle(self, num_streams: int, text: Tensor | None) -> _Handle:
-        handle = _Handle(next(_numbers), num_streams, text)
+    def _handle(self, opening: Opening) -> _Handle:
+        handle = _Handle(next(_numbers), opening)
         weakref.finalize(handle, self.desk.forget, handle.number).atexit = False
         return handle
 
@@ -202,11 +228,13 @@ class LegRunner:
         made, saved = self._received(done, frames, lease), messages.snapshot(done, frames)
         handle.why_lost = done.no_snapshot or handle.why_lost
         handle.snapshot_s = done.snapshot_s or handle.snapshot_s
+        emitted = done.num_emitted
         if saved is not None:
-            return made, LegState(handle, handle.moment, saved)
+            return made, LegState(handle, handle.moment, saved, (), emitted)
         if state.snapshot is None or len(state.since) >= self.most_since:
-            return made, LegState(handle, handle.moment, None)
-        return made, LegState(handle, handle.moment, state.snapshot, (*state.since, piece))
+            return made, LegState(handle, handle.moment, None, (), emitted)
+        since = (*state.since, piece)
+        return made, LegState(handle, handle.moment, state.snapshot, since, emitted)
 
     def _send(
         self,
@@ -225,12 +253,13 @@ class LegRunner:
                 f"Stage {self.desk.process} has ended, and nobody else knew what it remembered of "
                 f"this stream. {handle.why_lost}"
             )
-        if anew and handle.text is not None:
-            given["text"] = handle.text
+        if anew and handle.opening.text is not None:
+            given["text"] = handle.opening.text
         header = Work(
             stream=handle.number,
             leg=self.index,
             is_last=piece.is_last,
+            is_interruption=piece.is_interruption,
             has_snapshot=anew,
             wants_snapshot=wants,
             offset=-1 if lease is None else lease.first * self.ring.slot_bytes,

@@ -15,6 +15,8 @@ from torch import Tensor
 
 Values = dict[str, Tensor]
 
+DENOISER = "denoiser"
+
 WARM_BLOCKS = 6
 """Enough for a window to be full."""
 
@@ -97,6 +99,18 @@ class Host:
         given = {name: value.to(self.device) for name, value in values.items()}
         made, one.nodes = run_nodes(runners, self._part.wires, one.nodes, given, last=is_last)
         return {name: made[name] for name in leg.outputs if name in made}
+
+    @torch.inference_mode()
+    def interrupt(self, stream: int) -> int:
+        """Let the denoiser forget what has not come out; return the blocks that have."""
+        one, denoiser = self._streams[stream], self._denoiser
+        kept = denoiser.interrupt(one.nodes[DENOISER])
+        one.nodes = {**one.nodes, DENOISER: kept}
+        return denoiser.num_emitted(kept)
+
+    @property
+    def _denoiser(self) -> Any:
+        return self._part.runners[DENOISER]
 
     @torch.inference_mode()
     def snapshot(self, stream: int) -> bytes:

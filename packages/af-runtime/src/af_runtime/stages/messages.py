@@ -71,6 +71,8 @@ class Work(_Message, frozen=True, kw_only=True, tag="work"):
     stream: int
     leg: int
     is_last: bool = False
+    is_interruption: bool = False
+    """Whether the leg's denoiser is to forget what has not come out of it."""
     has_snapshot: bool = False
     """Whether the last frame is a snapshot; ``text`` may come with it."""
     wants_snapshot: bool = False
@@ -117,6 +119,8 @@ class Done(_Message, frozen=True, kw_only=True, tag="done"):
     """How long the work took."""
     told: str = ""
     """The answer of `Weights`."""
+    num_emitted: int = 0
+    """After an interruption: blocks that have come out of the denoiser."""
 
 
 class Failed(_Message, frozen=True, kw_only=True, tag="failed"):

@@ -168,9 +168,13 @@ class _Stage:
         host, text = self._role, given.pop("text", None)
         if snapshot is not None:
             host.restore(message.stream, message.leg, snapshot, text)
-        began = time.perf_counter()
-        made = host.work(message.stream, given, is_last=message.is_last)
-        done = Done(call=message.call, seconds=time.perf_counter() - began)
+        began, made, emitted = time.perf_counter(), dict[str, Tensor](), 0
+        if message.is_interruption:
+            emitted = host.interrupt(message.stream)
+        else:
+            made = host.work(message.stream, given, is_last=message.is_last)
+        seconds = time.perf_counter() - began
+        done = Done(call=message.call, seconds=seconds, num_emitted=emitted)
         room = (message.offset, message.room)
         if not message.wants_snapshot:
             return messages.encode(done, made, self._shared, room=room)
