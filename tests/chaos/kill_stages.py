@@ -33,6 +33,8 @@ def main():
     options.add_argument("--preset", choices=["tiny", "toon"], default="tiny")
     options.add_argument("--calm", type=float, default=0.0, metavar="SECONDS",
                          help="wait for a spare, and so long, between kills")  # fmt: skip
+    options.add_argument("--spare-nursery", action="store_true",
+                         help="do not kill the process that stages come from")  # fmt: skip
     options.add_argument("--json", type=Path)
     chosen = options.parse_args()
     logging.basicConfig(level=logging.ERROR)
@@ -52,17 +54,20 @@ def main():
             seed=chosen.seed,
             kills=chosen.kills,
             calm_s=chosen.calm,
+            also_nursery=not chosen.spare_nursery,
             progress=lambda number: bar.update(task, completed=number),
         )
     told = {
         "preset": chosen.preset,
         "seed": chosen.seed,
+        "calm_s": chosen.calm,
         "kills": report.kills,
         "by_target": report.by_target,
         "frames_checked": report.frames,
         "seconds": round(time.monotonic() - began),
         "gap_s": quantiles(report.gaps_s),
         "stage_back_s": quantiles(report.recoveries_s),
+        "load_average": os.getloadavg()[0],
         "host": {"machine": platform.machine(), "cores": os.cpu_count(),
                  "torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
