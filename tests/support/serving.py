@@ -48,7 +48,9 @@ class Service:
 
 
 @contextmanager
-def serving(avatar=None, transport=None, trusts_all=False, watching=None, metrics=None, **limits):
+def serving(
+    avatar=None, transport=None, trusts_all=False, watching=None, metrics=None, lanes=1, **limits
+):
     """Run a server until the block ends; its thread must then end too."""
     avatar = avatar or tiny_avatar()
     transport = transport or InprocServer()
@@ -66,6 +68,7 @@ def serving(avatar=None, transport=None, trusts_all=False, watching=None, metric
         trusts_all=trusts_all,
         watching=watching,
         metrics=metrics,
+        lanes=lanes,
     )
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -70,3 +70,11 @@ class KeysError(AvatarForcingError):
 
 class RecordingError(AvatarForcingError):
     """A recording cannot be read, or not be replayed with this pipeline; the message says why."""
+
+
+class StageFailedError(AvatarForcingError):
+    """A stage process cannot be begun, ended too often, or could not do a piece of work."""
+
+
+class StageLostError(StageFailedError):
+    """A stage process has ended before it had answered; the work may be given to its successor."""

@@ -18,12 +18,14 @@ from af_runtime.errors import (
     RecordingError,
     RequestError,
     ServiceError,
+    StageFailedError,
     UnavailableError,
 )
 
 FAILED = 1
 USAGE = 2
 UNAVAILABLE = 69
+INTERNAL = 70
 TRY_LATER = 75
 NO_ACCESS = 77
 BAD_CONFIG = 78
@@ -38,6 +40,8 @@ def exit_code(error: AvatarForcingError) -> int:
         return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE
+    if isinstance(error, StageFailedError):
+        return INTERNAL
     if isinstance(error, DownloadError | BusyError):
         return TRY_LATER
     if isinstance(error, AccessError | KeysError):

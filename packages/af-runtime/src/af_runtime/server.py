@@ -21,6 +21,7 @@ from af_runtime.errors import PeerGoneError, PeerSlowError, ProtocolError
 from af_runtime.greeting import Portraits, Refusals, answered, picture_of, refusal
 from af_runtime.handing import Desk, Handing
 from af_runtime.hosting import NEVER, Hosted
+from af_runtime.lanes import workers
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codec import Packet, decode_from_client, encode
@@ -33,7 +34,7 @@ from af_runtime.quotas import Quotas
 from af_runtime.session.state import Phase, Session
 from af_runtime.transport.base import Frames, Peer, ServerTransport
 from af_runtime.waiting import Waiting
-from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Kept, Seen, Worker
+from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Kept, Seen
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,14 @@ class Server:
         clock: Callable[[], float] = time.monotonic,
         trusts_all: bool = False,
         watching: Watching | None = None,
+        lanes: int = 1,
     ) -> None:
         """Begin; ``trusts_all`` lets any client move sessions of others."""
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
-        self.watching = watching or Watching()
-        self._worker = Worker(avatar, transport.wake, together=self.limits.together)
+        self.watching, wake = watching or Watching(), transport.wake
+        self._worker = workers(avatar, wake, together=self.limits.together, count=lanes)
         self.admission = Admission(self.limits, quotas)
         self._sessions = self.admission.sessions
         self.metrics.places.set(self.limits.max_sessions)
@@ -81,8 +83,7 @@ class Server:
         )
         self._handing = Handing(desk, ttl_s=self.limits.resume_ttl_s, trusts_all=trusts_all)
         self._can_forget = avatar.can_interrupt
-        self._streams = itertools.count()
-        self._refusals = Refusals()
+        self._streams, self._refusals = itertools.count(), Refusals()
         self._drain_s: float | None = None
         self._movers: Movers | None = None
         self._deadline_s = NEVER

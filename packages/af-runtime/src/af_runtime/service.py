@@ -14,7 +14,7 @@ import torch
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 
-from af_runtime.errors import KeysError, PortraitError
+from af_runtime.errors import KeysError, PortraitError, StageFailedError
 from af_runtime.gallery import shipped_portraits
 from af_runtime.health import Health, HealthServer
 from af_runtime.metrics import Metrics
@@ -25,6 +25,8 @@ from af_runtime.quotas import Quotas
 from af_runtime.recording.origin import origin_of, settle_kernels
 from af_runtime.recording.recorder import Recorder, made_folder
 from af_runtime.server import Limits, Server
+from af_runtime.stages.reporting import StageReport
+from af_runtime.stages.staged import Staged
 from af_runtime.tracing import block_traces
 from af_runtime.transport.curve import ServerKeys, server_keys
 from af_runtime.transport.endpoints import is_local
@@ -79,10 +81,11 @@ def checked_keys(options: ServiceOptions) -> ServerKeys | None:
 
 
 @contextmanager
-def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Server]:
+def running(load: Callable[[], Avatar | Staged], options: ServiceOptions) -> Iterator[Server]:
     """Bind, load and warm the avatar, and give a server that is ready to ``run``.
 
     The ports are bound first: a port in use is told at once, and health says ``warming`` meanwhile.
+    Raises `StageFailedError` at the end if the avatar's processes could not be kept alive.
     """
     keys = checked_keys(options)
     quotas = Quotas(keys and keys.clients, audio_window=options.limits.audio_window)
@@ -95,12 +98,16 @@ def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Ser
         if options.health:
             at_end.callback(HealthServer(health, options.health).close)
         at_end.callback(transport.close, LINGER_S)
-        avatar = load()
+        loaded = load()
+        staged = loaded if isinstance(loaded, Staged) else None
+        avatar = loaded.avatar if isinstance(loaded, Staged) else loaded
+        if staged is not None:
+            at_end.callback(staged.close)
         warm_up(avatar)
         recorder = at_end.enter_context(_recording(avatar, options.recording, metrics))
         at_end.enter_context(noting_pauses(metrics.note_pause))
         _ = avatar.identity.weights  # hashed here, not when the first session moves
-        health.server = Server(
+        health.server = server = Server(
             avatar,
             transport,
             portraits=gallery(avatar),
@@ -109,8 +116,14 @@ def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Ser
             quotas=quotas,
             trusts_all=keys is None and is_local(options.bind),
             watching=Watching(recorder, traces),
+            lanes=1 if staged is None else staged.num_stages,
         )
-        yield health.server
+        if staged is not None:
+            health.stages = StageReport(staged.supervisor)
+            staged.supervisor.on_fatal = lambda: server.drain(0.0)
+        yield server
+        if staged is not None and staged.supervisor.fatal:
+            raise StageFailedError(staged.supervisor.fatal)
 
 
 @contextmanager

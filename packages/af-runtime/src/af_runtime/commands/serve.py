@@ -37,6 +37,9 @@ class Batching(StrEnum):
     OFF = "off"
 
 
+Placement = Literal["file", "one", "stages"]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
     app.command("serve")(serve)
@@ -97,6 +100,10 @@ def serve(
     log_format: Annotated[
         Logs, typer.Option(envvar="AF_LOG_FORMAT", help="Lines for people, or JSON.")
     ] = "text",
+    placement: Annotated[
+        Placement,
+        typer.Option(help="As the pipeline says, in one process, or in three that recover."),
+    ] = "file",
     overrides: Overrides = None,
     threads: Threads = None,
 ) -> None:
@@ -111,21 +118,23 @@ def serve(
 
     set_up_logs(log_format)
     chosen = use_threads(threads)
-    from af_core.graph import open_pipeline, parse_overrides
-    from af_core.pipeline import build
+    from af_core.graph import parse_overrides
 
     from af_runtime.client.opening import connected
     from af_runtime.movers import Movers
     from af_runtime.service import RecordOptions, ServiceOptions, running
+    from af_runtime.stages.choosing import loader, plan
 
     if record_pixels and record is None:
         raise RequestError("--record-pixels needs --record DIR.")
     name, changes = pipeline or preset, parse_overrides(overrides or [])
-    checked = open_pipeline(name, changes)
-    limits, notice = _limits(checked, chosen, max_sessions, queue, batching, capacity, resume_ttl)
-    if record is not None and limits.together:
+    wanted = plan(name, changes, placement)
+    limits, notice = _limits(
+        wanted.source.open(), chosen, max_sessions, queue, batching, capacity, resume_ttl
+    )
+    if limits.together and (record is not None or wanted.is_staged):
         limits = attrs.evolve(limits, together=False)
-        notice += "; recorded, so not batched"
+        notice += f"; {'in processes' if wanted.is_staged else 'recorded'}, so not batched"
     options = ServiceOptions(
         bind=bind,
         health=None if health == "-" else health,
@@ -135,7 +144,8 @@ def serve(
         recording=RecordOptions(record, name, changes, record_pixels) if record else None,
         is_traced=trace,
     )
-    with running(lambda: build(checked), options) as server:
+    load = loader(wanted, threads=chosen, max_sessions=limits.max_sessions)
+    with running(load, options) as server:
         log.info("serving %s at %s", server.info.preset, server.endpoint)
         log.info("%s", notice)
         if insecure:
