@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from af_core.assembly import assemble
-from af_core.errors import StageContractError, StreamEndedError, StreamInputError
+from af_core.errors import SnapshotError, StageContractError, StreamEndedError, StreamInputError
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
@@ -29,6 +29,10 @@ from af_core.plugins.registry import Catalog
 from af_core.running import Opening, Reopening, Runner, packages, run_nodes
 from af_core.snapshots.identity import Identity, configuration
 from af_core.snapshots.value import Snapshot, SnapshotHeader
+from af_core.together import Run, flow
+
+DENOISER = "denoiser"
+"""The node that holds the blocks on their way."""
 
 
 @attrs.frozen
@@ -74,6 +78,10 @@ class AvatarState:
     """Whether the streams were flushed."""
 
 
+Stepped = tuple[Tensor, AvatarState]
+"""Frames uint8 [b, m, H, W, 3], and the state after them."""
+
+
 @attrs.frozen
 class Avatar:
     """A pipeline with its weights loaded."""
@@ -116,11 +124,34 @@ class Avatar:
         ``samples`` is float32 [n] or [b, n] at 16 kHz in [-1, 1], any n. The frames are uint8
         [b, m, H, W, 3] with m >= 0: whole blocks, once their look-ahead has been heard.
         """
-        if state.is_finished:
-            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         samples = self._checked_samples(state, samples)
         frames, nodes = self._run(state.nodes, samples.to(self.device), last=False)
         return self._handed_out(state, frames, nodes, samples.shape[1], finished=False)
+
+    @torch.inference_mode()
+    def step_together(
+        self, states: Sequence[AvatarState], samples: Sequence[Tensor]
+    ) -> list[Stepped | Exception]:
+        """Step streams that were opened one by one, each with its own speech, as `step` does.
+
+        Streams that are alike, as all are once their windows have filled, share the work; results
+        are those of `step` up to rounding. What goes wrong with a stream is its outcome and no
+        other's.
+        """
+        runs = [Run(state.nodes) for state in states]
+        for run, state, heard in zip(runs, states, samples, strict=True):
+            try:
+                checked = self._checked_samples(state, heard)
+                run.values["audio.samples"] = checked.to(self.device)
+            except Exception as e:
+                run.failure = e
+        flow(runs, self.runners, self.wires)
+        each = zip(states, runs, strict=True)
+        return [run.failure or self._finished(state, run) for state, run in each]
+
+    def _finished(self, state: AvatarState, run: Run) -> Stepped:
+        frames, heard = run.values.get(self.output), run.values["audio.samples"].shape[1]
+        return self._handed_out(state, frames, {**state.nodes, **run.after}, heard, finished=False)
 
     @torch.inference_mode()
     def flush(self, state: AvatarState) -> tuple[Tensor, AvatarState]:
@@ -166,7 +197,10 @@ class Avatar:
         header.require(self.info.preset, own.configuration, own.weights)
         saved = snapshot.values(self.runners, self._packages, self.device)
         again = Reopening(self.text)
-        nodes = {name: self.runners[name].restore(value, again) for name, value in saved.items()}
+        try:
+            nodes = {name: self.runners[name].restore(one, again) for name, one in saved.items()}
+        except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as e:
+            raise SnapshotError(f"A state in the snapshot is none of its node: {e}.") from e
         return AvatarState(
             nodes, header.num_streams, header.num_samples, header.num_frames, header.is_finished
         )
@@ -175,6 +209,46 @@ class Avatar:
     def _packages(self) -> frozenset[str]:
         """Return the packages whose classes states are made of."""
         return frozenset({"af_core"}).union(*map(packages, self.runners.values()))
+
+    @torch.inference_mode()
+    def interrupt(self, state: AvatarState) -> AvatarState:
+        """Forget the speech whose frames have not come out; what is heard next takes its place.
+
+        The blocks on their way begin anew, from fresh noise and with the new speech, after the
+        frames that did come out. Raises ``StageContractError`` unless ``can_interrupt``.
+        """
+        if state.is_finished:
+            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
+        if not self.can_interrupt:
+            raise StageContractError(
+                "This pipeline cannot be interrupted: a node hears the speech beside the denoiser, "
+                "so its past and the frames would part. Let it hear what the denoiser hands out."
+            )
+        denoiser: Any = self.runners[DENOISER]
+        kept = denoiser.interrupt(state.nodes[DENOISER])
+        opening = denoiser.reopening(kept)
+        heard = {name: self.runners[name].open(opening) for name in self._before(DENOISER)}
+        samples = denoiser.num_emitted(kept) * self.geometry.samples_per_block
+        nodes = {**state.nodes, DENOISER: kept, **heard}
+        return attrs.evolve(state, nodes=nodes, num_samples=samples)
+
+    @property
+    def can_interrupt(self) -> bool:
+        """Whether speech can be forgotten: all that is heard goes through the denoiser."""
+        if DENOISER not in self.runners:
+            return False
+        inside = {"audio", *self._before(DENOISER)}
+        others = set(self.runners) - inside - {DENOISER}
+        return not any(inside & self._sources(name) for name in others)
+
+    def _sources(self, name: str) -> set[str]:
+        """Return the nodes that a node hears directly."""
+        return {source.partition(".")[0] for source in self.wires[name].values()}
+
+    def _before(self, name: str) -> set[str]:
+        """Return the nodes whose work a node depends on."""
+        direct = self._sources(name) & set(self.runners)
+        return direct.union(*(self._before(one) for one in direct))
 
     def stream(
         self, portrait: Tensor, chunks: Iterable[Tensor], *, seed: int | Sequence[int] = 0
@@ -246,6 +320,8 @@ class Avatar:
         return images
 
     def _checked_samples(self, state: AvatarState, samples: Tensor) -> Tensor:
+        if state.is_finished:
+            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         rows = samples[None] if samples.ndim == 1 else samples
         if rows.ndim != 2 or len(rows) != state.num_streams or rows.dtype != torch.float32:
             raise StreamInputError(

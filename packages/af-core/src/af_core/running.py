@@ -4,7 +4,7 @@ The face is ``open`` / ``step`` / ``flush`` over named tensors, so the avatar's 
 nodes of integrators are driven by one loop. Weights stay in the stages, memory in the states.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from af_core.errors import StageContractError
 from af_core.geometry import Geometry
+from af_core.joining import joined, kind_of, parted
+from af_core.joint import step_streams, stream_kind
 from af_core.stages.decoder import SeesPortrait
+from af_core.stages.sharing import SharesSteps
 from af_core.stages.snapshots import Snapshots
 from af_core.stream_state import StreamState
 from af_core.streaming import Streamer
@@ -69,6 +72,29 @@ class Runner(Protocol):
         ...
 
 
+Made = tuple[dict[str, Tensor], Any]
+"""What a step of a node returns: tensors by port, and the state after it."""
+
+
+def _batch_kinds(
+    stage: Any, states: Sequence[Any], inputs: Sequence[Values]
+) -> list[Hashable | None]:
+    """Return what a stage's streams must share to be one batch, if the stage allows it."""
+    shares = isinstance(stage, SharesSteps) and stage.shares_steps
+    each = zip(states, inputs, strict=True)
+    return [kind_of(one) if shares else None for one in each]
+
+
+def _as_batch(runner: Runner, states: Sequence[Any], inputs: Sequence[Values]) -> list[Made]:
+    state, values = joined([*zip(states, inputs, strict=True)])
+    return parted(runner.step(state, values), len(states))
+
+
+def arrived(wires: Mapping[str, str], values: Values) -> dict[str, Tensor]:
+    """Return what has arrived at a node by port, given where its inputs come from."""
+    return {port: values[source] for port, source in wires.items() if source in values}
+
+
 def run_nodes(
     runners: Mapping[str, Runner],
     wires: Mapping[str, Mapping[str, str]],
@@ -83,7 +109,7 @@ def run_nodes(
     """
     values, after = dict(values), {}
     for name, runner in runners.items():
-        inputs = {port: values[at] for port, at in wires[name].items() if at in values}
+        inputs = arrived(wires[name], values)
         made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
         if last:
             owed, state = runner.flush(state)
@@ -107,6 +133,14 @@ class HearRunner:
         """Encode samples [b, n] to rows [b, r, d]."""
         rows, state = self.encoder.step(state, inputs["samples"])
         return {"rows": rows}, state
+
+    def kinds(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Hashable | None]:
+        """See ``StepsAsOne``."""
+        return _batch_kinds(self.encoder, states, inputs)
+
+    def step_as_one(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Made]:
+        """See ``StepsAsOne``."""
+        return _as_batch(self, states, inputs)
 
     def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Return the rows that waited for look-ahead."""
@@ -176,15 +210,42 @@ class DenoiseRunner:
 
     def step(self, state: _Pending, inputs: Values) -> tuple[dict[str, Tensor], _Pending]:
         """Return the latents [b, f, c, h, w] of the blocks that these rows complete."""
-        rows, stream = _joined(state.rows, inputs["rows"]), state.stream
-        size, ready = self.geometry.frames_per_block, []
-        earlier = self._earlier(inputs)
-        while rows.shape[1] >= size:
-            heard = [*([next(earlier)] if earlier else []), rows[:, :size]]
-            block, stream = self.streamer.step(stream, torch.cat(heard, 1))
-            rows = rows[:, size:]
+        heard, rows = self._cut(state, inputs)
+        stream, ready = state.stream, []
+        for audio in heard:
+            block, stream = self.streamer.step(stream, audio)
             ready += [] if block is None else [block]
         return _latents(ready), _Pending(rows, stream, state.portrait)
+
+    def kinds(self, states: Sequence[_Pending], inputs: Sequence[Values]) -> list[Hashable | None]:
+        """See ``StepsAsOne``; streams that complete one block each may be of one kind."""
+        return [self._kind(*each) for each in zip(states, inputs, strict=True)]
+
+    def _kind(self, state: _Pending, inputs: Values) -> Hashable | None:
+        heard, _ = self._cut(state, inputs)
+        kind = stream_kind(self.streamer, state.stream) if len(heard) == 1 else None
+        return None if kind is None else (heard[0].shape, kind)
+
+    def step_as_one(self, states: Sequence[_Pending], inputs: Sequence[Values]) -> list[Made]:
+        """See ``StepsAsOne``."""
+        cuts = [self._cut(*each) for each in zip(states, inputs, strict=True)]
+        streams, audio = [state.stream for state in states], [heard[0] for heard, _ in cuts]
+        stepped = step_streams(self.streamer, streams, audio)
+        return [
+            (_latents([] if block is None else [block]), _Pending(rows, stream, state.portrait))
+            for (block, stream), (_, rows), state in zip(stepped, cuts, states, strict=True)
+        ]
+
+    def _cut(self, state: _Pending, inputs: Values) -> tuple[list[Tensor], Tensor]:
+        """Return the audio [b, n, d] of each block that is complete, and the rows that are left."""
+        rows = _joined(state.rows, inputs["rows"])
+        size, heard = self.geometry.frames_per_block, []
+        earlier = self._earlier(inputs)
+        while rows.shape[1] >= size:
+            better = [next(earlier)] if earlier else []
+            heard.append(torch.cat([*better, rows[:, :size]], 1))
+            rows = rows[:, size:]
+        return heard, rows
 
     def _earlier(self, inputs: Values) -> Iterator[Tensor] | None:
         """Return the revised rows [b, n, d] that go with each block of rows, if there are any."""
@@ -214,6 +275,19 @@ class DenoiseRunner:
             block, stream = self.streamer.step(stream, None)
             ready += [] if block is None else [block]
         return _latents(ready), attrs.evolve(state, stream=stream)
+
+    def interrupt(self, state: _Pending) -> _Pending:
+        """Forget rows and blocks that have not come out, see ``Streamer.interrupt``."""
+        stream = self.streamer.interrupt(state.stream)
+        return attrs.evolve(state, rows=state.rows[:, :0], stream=stream)
+
+    def reopening(self, state: _Pending) -> Opening:
+        """Return with what the nodes that listen for these streams were opened."""
+        return Opening(len(state.portrait), state.portrait, state.stream.seeds)
+
+    def num_emitted(self, state: _Pending) -> int:
+        """Return the blocks that have come out of streams that were just interrupted."""
+        return state.stream.clock.num_heard
 
     def snapshot(self, state: _Pending) -> _Pending:
         """Leave out what follows from portrait and prompt; keys and values stay in."""
@@ -254,6 +328,14 @@ class DecodeRunner:
             made, state = self.decoder.step(state, block)
             frames.append(made)
         return {"frames": torch.cat(frames, dim=1)}, state
+
+    def kinds(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Hashable | None]:
+        """See ``StepsAsOne``."""
+        return _batch_kinds(self.decoder, states, inputs)
+
+    def step_as_one(self, states: Sequence[Any], inputs: Sequence[Values]) -> list[Made]:
+        """See ``StepsAsOne``."""
+        return _as_batch(self, states, inputs)
 
     def flush(self, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Return nothing: a causal decoder owes nothing."""

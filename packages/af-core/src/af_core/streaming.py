@@ -81,6 +81,20 @@ class Streamer(Generic[AnchorsT]):
         # lines 1, 3, 10: a fresh noise block enters; speech drives its own blocks
         return self._advance(passes.hear(self, state, audio))
 
+    @torch.no_grad()
+    def interrupt(self, state: StreamState[AnchorsT]) -> StreamState[AnchorsT]:
+        """Forget the blocks that have not come out; the next speech takes their place.
+
+        What came out stays: it is remembered, and the numbers of blocks go on after it. The blocks
+        that enter next begin on the top rung, so the first comes out once the window has filled.
+        """
+        state.require_current()
+        state = passes.forget_window(state.claim())
+        for _ in range(self.unheard):
+            silence = self.denoiser.silence(len(state.window.latents))
+            _, state = self._advance(passes.admit(self, state, silence))
+        return state
+
     def _advance(self, state: StreamState[Any]) -> tuple[Tensor | None, StreamState[Any]]:
         state, emitted = state.claim(), None
         for _ in range(self.scheduler.num_passes):  # line 5

@@ -30,10 +30,12 @@ class AccessError(AvatarForcingError):
 class ProtocolError(AvatarForcingError):
     """A message that the wire protocol does not allow; ``code`` is one of docs/protocol.md."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, session: str | None = None) -> None:
         self.code = code
-        self.session: str | None = None
+        self.session = session
         """The session whose message it was, if that could be read."""
+        self.retry_after_ms = 0
+        """When the same would be allowed, if that is known."""
         super().__init__(message)
 
 
@@ -51,7 +53,11 @@ class ConnectionLostError(ServiceError):
 
 
 class PeerGoneError(AvatarForcingError):
-    """The other end of a transport has gone, or does not read what it has asked for."""
+    """The other end of a transport has gone, or is no use: see `PeerSlowError`."""
+
+
+class PeerSlowError(PeerGoneError):
+    """The other end is there, but does not read what it has asked for."""
 
 
 class BusyError(UnavailableError):
@@ -60,6 +66,10 @@ class BusyError(UnavailableError):
 
 class KeysError(AvatarForcingError):
     """Keys are missing, wrong or readable by others, or there should be some."""
+
+
+class RecordingError(AvatarForcingError):
+    """A recording cannot be read, or not be replayed with this pipeline; the message says why."""
 
 
 class StageFailedError(AvatarForcingError):

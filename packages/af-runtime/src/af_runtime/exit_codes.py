@@ -15,6 +15,7 @@ from af_runtime.errors import (
     ConnectionLostError,
     DownloadError,
     KeysError,
+    RecordingError,
     RequestError,
     ServiceError,
     StageFailedError,
@@ -34,6 +35,8 @@ INTERRUPTED = 130
 def exit_code(error: AvatarForcingError) -> int:
     """Return the code with which an error ends the command."""
     if isinstance(error, PipelineError | PluginError | ConfigError | GeometryError | WeightsError):
+        return BAD_CONFIG
+    if isinstance(error, RecordingError):
         return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE

@@ -5,18 +5,18 @@ alive and not ready.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
 from af_runtime.errors import BusyError, RequestError
+from af_runtime.levels import STUCK_S, note_levels
 from af_runtime.server import Server
 from af_runtime.stages.reporting import StageReport
-
-STUCK_S = 10.0
-"""A turn of the loop, or a block, that takes longer is no sign of life."""
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -65,8 +65,7 @@ class Health:
             return "draining"
         if self.stages is not None and (reason := self.stages.not_ready()):
             return reason
-        is_full = self.server.num_sessions >= self.server.limits.max_sessions
-        return "full" if is_full else ""
+        return "full" if self.server.admission.is_full else ""
 
     def status(self) -> dict[str, Any]:
         """Return what people and programs want to know at a glance."""
@@ -75,17 +74,24 @@ class Health:
         told = {"live": not self.trouble(), "ready": not reason, "reason": reason}
         if server is None:
             return told
+        hosted = server.hosted
         return told | {
             "preset": server.info.preset,
-            "sessions": server.num_sessions,
-            "max_sessions": server.limits.max_sessions,
+            **server.admission.status(),
+            "version": version("af-runtime"),
+            "up_s": round(server.up_s, 1),
+            "phases": {p.value: n for p, n in Counter(one.session.phase for one in hosted).items()},
             "endpoint": server.endpoint,
             "stages": self.stages.status() if self.stages is not None else [],
+            "busy_s": round(server.busy_s, 3),
+            "recording": server.watching.recorder is not None,
+            "tracing": server.watching.traces is not None,
         }
 
     def _metrics(self) -> bytes:
         if self.server is None:
             return b""
+        note_levels(self.server)
         if self.stages is not None:
             self.stages.note(self.server.metrics)
         return self.server.metrics.page()

@@ -35,6 +35,18 @@ class Lanes:
         """See `Worker.draw`."""
         self._of(stream).draw(stream, samples, is_last=is_last)
 
+    def interrupt(self, stream: int) -> None:
+        """See `Worker.interrupt`."""
+        self._of(stream).interrupt(stream)
+
+    def keep(self, stream: int) -> None:
+        """See `Worker.keep`."""
+        self._of(stream).keep(stream)
+
+    def restore(self, stream: int, data: bytes) -> None:
+        """See `Worker.restore`."""
+        self._of(stream).restore(stream, data)
+
     def forget(self, stream: int) -> None:
         """See `Worker.forget`."""
         self._of(stream).forget(stream)
@@ -50,3 +62,12 @@ class Lanes:
 
     def _of(self, stream: int) -> Worker:
         return self._workers[stream % len(self._workers)]
+
+
+def worker_of(
+    avatar: Avatar, on_answer: Callable[[], None], *, lanes: int, together: bool
+) -> Worker | Lanes:
+    """Return a worker, or several as one if there is more than one lane."""
+    if lanes > 1:
+        return Lanes(avatar, on_answer, count=lanes)
+    return Worker(avatar, on_answer, together=together)

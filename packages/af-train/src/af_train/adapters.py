@@ -51,11 +51,8 @@ def adapt(network: Any, config: AdapterConfig, seed: int = 0) -> Any:
     from peft import LoraConfig, inject_adapter_in_model
 
     network.requires_grad_(False)
-    options = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
-        target_modules=list(config.targets),
-    )
+    alpha: Any = config.alpha  # peft says int; any number will do
+    options = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=list(config.targets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

@@ -77,7 +77,9 @@ def pictures(latents: Tensor, portrait: Tensor, decoder: Any = None) -> Tensor:
     Without a decoder the first three channels are shown as colours, -1.5 black and 1.5 white.
     """
     if decoder is not None:
-        whole = torch.cat([portrait.to(latents), latents], 1)
+        parameters = getattr(decoder, "parameters", lambda: iter(()))()
+        place = next(parameters, latents).device
+        whole = torch.cat([portrait.to(latents), latents], 1).to(place)
         return decoder.step(decoder.open(len(latents)), whole)[0][:, 1:].cpu()
     colours = (latents[:, :, :3].float() / 3 + 0.5).clamp(0, 1) * 255
     near = [max(1, _CELL // side) for side in latents.shape[-2:]]

@@ -174,19 +174,23 @@ class Trainer:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.resume()
         journal = self._journal()
+        record: dict[str, dict[str, Tensor]] = {}
+        """The newest update of each role since the last line of the history."""
         began, seen = time.monotonic(), _Pace(time.monotonic())
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             name = self.directory.name
             task = bar.add_task(name, total=self.config.steps, completed=self.step, log="")
             while self.step < self.config.steps:
-                record = {role: self._update(role) for role in self.objective.turns(self.step)}
+                turns = self.objective.turns(self.step)
+                record |= {role: self._update(role) for role in turns}
                 self.step += 1
-                seen.add(self.samples * len(record))
+                seen.add(self.samples * len(turns))
                 if self.step % self.config.log_every == 0:
                     spent = {"seconds": round(time.monotonic() - began, 1)}
                     spent |= seen.told(time.monotonic(), self.config.steps - self.step)
                     bar.update(task, log=self._log(journal, record, spent))
+                    record = {}
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                     self.save()
                 bar.advance(task)

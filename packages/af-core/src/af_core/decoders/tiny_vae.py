@@ -10,6 +10,8 @@ from af_core.models.tiny_vae import Memory, TinyVAE
 class TinyVAEDecoder(nn.Module):
     """Latents to frames: a ``Decoder`` whose state is the newest frame's view of each layer."""
 
+    shares_steps = True
+
     def __init__(self, vae: TinyVAE) -> None:
         super().__init__()
         self.vae = vae

@@ -1,12 +1,13 @@
 """States taken apart into plain values and tensors, and put together again. No code is run.
 
-A state is a tree of attrs classes, dataclasses, named tuples, containers, numbers and tensors. A
-class travels by its name. Putting a state together looks the name up among modules that are
-imported already, in packages that are allowed, and fills the fields in; no ``__init__`` is called,
-so a forged tree can make values, wrong ones too, but do nothing.
+A state is a tree of attrs classes, dataclasses, named tuples, enums, containers, numbers and
+tensors. A class travels by its name. Putting a state together looks the name up among modules that
+are imported already, in packages that are allowed, and fills the fields in; no ``__init__`` is
+called, so a forged tree can make values, wrong ones too, but do nothing.
 """
 
 import dataclasses
+import enum
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -46,7 +47,9 @@ class Packer:
         if isinstance(value, Tensor):
             return ["tensor", self._gathered(value)]
         if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            return ["array", self._gathered(torch.from_numpy(np.ascontiguousarray(value)))]
+            return ["array", self._gathered(torch.from_numpy(np.array(value)))]
+        if isinstance(value, enum.Enum):
+            return ["enum", _class_name(type(value), path, self._packages), value.name]
         if type(value) is bytes:
             return ["bytes", value]
         if isinstance(value, Mapping) and type(value) in (dict, OrderedDict):
@@ -114,6 +117,8 @@ class Unpacker:
         """Return an object of a class, its fields filled in."""
         name, *fields = parts
         kind = self._class(name)
+        if issubclass(kind, enum.Enum):
+            raise SnapshotError(f"{name} is an enum; its members are not built.")
         values = {str(key): self.unpack(value, depth) for key, value in fields}
         wanted = _field_names(kind)
         if set(values) != set(wanted):
@@ -124,6 +129,15 @@ class Unpacker:
         for field, value in values.items():
             object.__setattr__(made, field, value)
         return made
+
+    def member(self, parts: list[Tree]) -> Any:
+        """Return the member of an enum."""
+        name, member = parts
+        kind: Any = self._class(name)
+        found = kind.__members__.get(member) if issubclass(kind, enum.Enum) else None
+        if found is None:
+            raise SnapshotError(f"{name} has no member {member!r}.")
+        return found
 
     def _class(self, name: Any) -> type:
         module, _, qualified = str(name).partition(":")
@@ -154,13 +168,15 @@ _MAKERS: dict[str, Callable[[Unpacker, list[Tree], int], Any]] = {
     "frozenset": lambda self, parts, depth: frozenset(self.several(parts, depth)),
     "dict": lambda self, parts, depth: dict(_pairs(self, parts, depth)),
     "ordered": lambda self, parts, depth: OrderedDict(_pairs(self, parts, depth)),
+    "enum": lambda self, parts, _: self.member(parts),
     "object": lambda self, parts, depth: self.built(parts, depth),
 }
 
 
 def _is_record(kind: type) -> bool:
     is_named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return attrs.has(kind) or dataclasses.is_dataclass(kind) or is_named_tuple
+    is_record = attrs.has(kind) or dataclasses.is_dataclass(kind)
+    return is_record or is_named_tuple or issubclass(kind, enum.Enum)
 
 
 def _field_names(kind: Any) -> list[str]:

@@ -12,8 +12,10 @@ from af_runtime.client.aio import AsyncAvatarClient as AsyncAvatarClient
 from af_runtime.client.aio import AsyncAvatarStream as AsyncAvatarStream
 from af_runtime.client.sync import AvatarClient as AvatarClient
 from af_runtime.client.sync import AvatarStream as AvatarStream
+from af_runtime.client.values import BlockDrawn as BlockDrawn
 from af_runtime.client.values import Event as Event
 from af_runtime.client.values import MediaFrame as MediaFrame
+from af_runtime.client.values import Queued as Queued
 from af_runtime.client.values import SegmentFinished as SegmentFinished
 from af_runtime.client.values import SegmentStarted as SegmentStarted
 from af_runtime.client.values import Warned as Warned

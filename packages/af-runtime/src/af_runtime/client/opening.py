@@ -18,12 +18,22 @@ Portrait = str | Path | NDArray[np.uint8]
 """A picture file, the name of a portrait that the worker ships, or pixels uint8 [H, W, 3]."""
 
 
-def connected(endpoint: str, key: Path | None = None, server_key: Path | None = None) -> Link:
+def connected(
+    endpoint: str,
+    key: Path | None = None,
+    server_key: Path | None = None,
+    features: tuple[str, ...] = (),
+) -> Link:
     """Return a line to the worker at an endpoint; with keys, an encrypted one."""
     from af_runtime.transport.curve import client_keys
     from af_runtime.transport.zeromq import ZmqClient
 
-    return Link(ZmqClient(endpoint, client_keys(key, server_key)), endpoint)
+    keys = client_keys(key, server_key)
+
+    def dial(to: str) -> ZmqClient:
+        return ZmqClient(to, keys)
+
+    return Link(dial(endpoint), endpoint, dial, features)
 
 
 def open_message(

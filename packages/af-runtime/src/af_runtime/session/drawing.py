@@ -1,5 +1,6 @@
 """Between a session and its avatar: blocks of speech go in, pictures come back."""
 
+import itertools
 from collections.abc import Iterable
 
 import attrs
@@ -46,13 +47,22 @@ def drawn(session: Session, pictures: Picture) -> Session:
     """The avatar has answered a block with pictures [m, H, W, 3], m >= 0."""
     tags = session.tags[: len(pictures)]
     assert len(tags) == len(pictures), "an avatar draws one frame for each 640 samples"
-    fresh = (Ready(t, p) for t, p in zip(tags, pictures, strict=True) if not t.is_discarded)
+    numbered = zip(tags, pictures, itertools.count(session.num_drawn), strict=False)
+    fresh = (Ready(*one) for one in numbered if not one[0].is_discarded)
     return attrs.evolve(
         session,
         tags=session.tags[len(pictures) :],
         ready=(*session.ready, *fresh),
+        num_drawn=session.num_drawn + len(pictures),
         is_drawing=False,
     )
+
+
+def forgotten(session: Session, num_owed: int) -> Session:
+    """The avatar has forgotten what had not come out, but for so many frames."""
+    kept = session.tags[:num_owed]
+    fed = session.frames_fed - (len(session.tags) - len(kept))
+    return attrs.evolve(session, tags=kept, frames_fed=fed, is_forgetting=False)
 
 
 def _take_frames(
@@ -71,7 +81,8 @@ def _take_frames(
 def _may_draw(session: Session) -> bool:
     is_full = len(session.ready) >= session.rules.block_frames
     is_alive = session.phase in (Phase.ACTIVE, Phase.DRAINING)
-    return is_alive and not (session.is_drawing or session.is_flushed or is_full)
+    is_busy = session.is_drawing or session.is_forgetting
+    return is_alive and not (is_busy or session.is_flushed or is_full)
 
 
 def _is_under_way(session: Session) -> bool:

@@ -1,6 +1,6 @@
 """The two ends of a transport. One thread owns an end; only ``wake`` may be called by others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 Peer = bytes
@@ -8,6 +8,12 @@ Peer = bytes
 
 Frames = Sequence[Any]
 """The frames of one message: objects with the buffer interface."""
+
+
+REFUSED = (
+    "The two do not agree about keys: one has none, the worker does not allow this client's, or "
+    "the client was given another worker's."
+)
 
 
 class ServerTransport(Protocol):
@@ -19,12 +25,17 @@ class ServerTransport(Protocol):
         ...
 
     @property
-    def handshake_failures(self) -> int:
-        """Connections that were refused."""
+    def handshake_failures(self) -> Mapping[str, int]:
+        """Connections that were refused, by reason."""
         ...
 
     def receive(self, timeout_s: float) -> tuple[Peer, Frames] | None:
         """Return the next message and who sent it; None after the timeout or a `wake`."""
+        ...
+
+    @property
+    def user(self) -> str:
+        """The public key with which the last message came; empty without keys."""
         ...
 
     def send(self, peer: Peer, frames: Frames) -> None:
@@ -45,6 +56,11 @@ class ServerTransport(Protocol):
 
 class ClientTransport(Protocol):
     """A client's end: one line to one worker, which comes back when it was broken."""
+
+    @property
+    def line(self) -> int:
+        """How often the line has come up; what was sent on an earlier one may be lost."""
+        ...
 
     @property
     def problem(self) -> str:

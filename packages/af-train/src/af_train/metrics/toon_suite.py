@@ -54,7 +54,9 @@ class ToonScores:
 
 
 @attrs.frozen
-class _ClipScores:
+class ClipScores:
+    """What ``ToonScores`` are the means of."""
+
     lip_corr: float
     lip_amplitude: float
     lag: float
@@ -64,6 +66,18 @@ class _ClipScores:
     sharpness: float
     blinks_per_min: float
     head_motion: float
+
+
+@attrs.frozen(eq=False)
+class Reading:
+    """What the readers see in the frames of a clip."""
+
+    opening: Tensor
+    """Of the mouth, ``[t]``."""
+    pose: Tensor
+    """``[t, 9]``."""
+    likeness: Tensor
+    """Cosine of identity vectors against the portrait, ``[t]``."""
 
 
 def evaluate_toon(
@@ -79,7 +93,7 @@ def evaluate_toon(
     """Score an avatar; ``keep_frames`` sees each clip and its frames uint8 ``[t, H, W, 3]``."""
     synthesiser = Synthesiser()
     clips: list[Clip] = []
-    scores: list[_ClipScores] = []
+    scores: list[ClipScores] = []
     noisy: list[tuple[float, float]] = []
     for first in range(0, num_clips, batch):
         seeds = range(FIRST_SEED + first, FIRST_SEED + min(first + batch, num_clips))
@@ -88,7 +102,8 @@ def evaluate_toon(
         ]
         frames = speak(avatar, clips, _samples(clips))
         for i, clip in enumerate(clips):
-            scores.append(_score(clip, frames[i], readers, avatar.info.frames_per_block))
+            seen = read_frames(clip, frames[i], readers)
+            scores.append(score_clip(clip, frames[i], seen, avatar.info.frames_per_block))
             keep_frames(first + i, clip, frames[i])
         noisy += _with_noise(avatar, readers, clips, frames)
         progress(len(scores), num_clips)
@@ -142,31 +157,36 @@ def _with_noise(
     return pairs
 
 
-def _score(clip: Clip, frames: Tensor, readers: Readers, frames_per_block: int) -> _ClipScores:
-    true = clip.mouth[:, 0]
-    made = readers.mouths(frames)[:, 0]
+def read_frames(clip: Clip, frames: Tensor, readers: Readers) -> Reading:
+    """Read generated frames uint8 ``[t, H, W, 3]`` of a clip."""
     pose, identity = readers.faces(frames)
     _, portrait = readers.faces(clip.portrait(frames.shape[1]).permute(1, 2, 0)[None])
-    likeness = torch.cosine_similarity(identity[::VIDEO_FPS], portrait)
+    likeness = torch.cosine_similarity(identity, portrait)
+    return Reading(readers.mouths(frames)[:, 0], pose, likeness)
+
+
+def score_clip(clip: Clip, frames: Tensor, seen: Reading, frames_per_block: int) -> ClipScores:
+    """Score one clip by its frames uint8 ``[t, H, W, 3]`` and what was read in them."""
+    true, made = clip.mouth[:, 0], seen.opening
     some = slice(0, 4 * VIDEO_FPS)
     truth = clip.frames(some, frames.shape[1]).permute(0, 2, 3, 1)
     travel = torch.stack([clip.motion.x.std(), clip.motion.y.std()]).norm()
-    return _ClipScores(
+    return ClipScores(
         lip_corr=signals.correlation(made, true),
         lip_amplitude=float(made.std() / true.std()),
         lag=float(signals.best_lag(made, true)),
         delta_e=signals.colour_drift(frames.numpy()),
-        csim=float(likeness.mean()),
+        csim=float(seen.likeness[::VIDEO_FPS].mean()),
         border_jump=signals.border_jump(frames[: 20 * VIDEO_FPS], frames_per_block),
         sharpness=signals.sharpness(frames[-4 * VIDEO_FPS :]) / signals.sharpness(truth),
-        blinks_per_min=signals.count_blinks(pose[:, 7]) / (len(frames) / VIDEO_FPS / 60),
-        head_motion=float(pose[:, :2].std(0).norm() / travel),
+        blinks_per_min=signals.count_blinks(seen.pose[:, 7]) / (len(frames) / VIDEO_FPS / 60),
+        head_motion=float(seen.pose[:, :2].std(0).norm() / travel),
     )
 
 
-def _means(scores: list[_ClipScores]) -> dict[str, float]:
+def _means(scores: list[ClipScores]) -> dict[str, float]:
     table = {
-        f.name: np.array([getattr(s, f.name) for s in scores]) for f in attrs.fields(_ClipScores)
+        f.name: np.array([getattr(s, f.name) for s in scores]) for f in attrs.fields(ClipScores)
     }
     means = {name: float(values.mean()) for name, values in table.items()}
     means["av_offset_frames"] = float(np.median(table["lag"]))

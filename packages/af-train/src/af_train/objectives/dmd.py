@@ -32,7 +32,24 @@ from af_train.objectives.matching import (
 )
 from af_train.objectives.needs import conditions_of, element_weights, num_blocks
 from af_train.objectives.options import DmdOptions
+from af_train.reencode import Reencoder
 from af_train.rollout import Rollout, roll_out, self_forcing
+
+
+@attrs.frozen(eq=False)
+class _Scored:
+    """A clip that is scored: all of a roll-out, or its end."""
+
+    batch: Batch
+    """What it is made from; its portrait is the picture before it."""
+    clip: Tensor
+    first: int
+    """Frames of the roll-out before it."""
+
+
+def shortened(batch: Batch, blocks: int, block_latents: int) -> Batch:
+    """Return the first blocks of what a batch is made from."""
+    return attrs.evolve(batch, rows=batch.rows[:, : 4 * blocks * block_latents], clip=None)
 
 
 @attrs.frozen(eq=False)
@@ -45,7 +62,9 @@ class Dmd:
     scheduler: WindowScheduler
     anchors: DualAnchorCache
     geometry: Geometry
-    made: dict[tuple[int, tuple[int, ...]], Tensor] = attrs.field(factory=dict, init=False)
+    longer: Reencoder | None = None
+    """What turns the picture before the scored end of a roll-out into a portrait."""
+    made: dict[tuple[int, tuple[int, ...]], "_Scored"] = attrs.field(factory=dict, init=False)
     """Clips that the critic will see again, by step and seeds; forgotten, they are made anew."""
 
     @property
@@ -74,23 +93,36 @@ class Dmd:
 
     def backward(self, turn: Turn, networks: Networks, batch: Batch) -> Losses:
         """See ``Objective.backward``."""
-        num_blocks(batch, self.geometry.block_latents)
+        blocks = num_blocks(batch, self.geometry.block_latents)
+        if self.options.least_blocks is not None:
+            few = min(self.options.least_blocks, blocks)
+            batch = shortened(batch, turn.choices.randint(few, blocks), self.geometry.block_latents)
         if turn.role == STUDENT:
             return self._student(turn, networks, batch)
-        return self._critic(turn, networks, batch, self._clip(turn, networks[STUDENT], batch))
+        return self._critic(turn, networks, self._seen(turn, networks[STUDENT], batch))
 
-    def _clip(self, turn: Turn, student: Any, batch: Batch) -> Tensor:
+    def _seen(self, turn: Turn, student: Any, batch: Batch) -> "_Scored":
         """Roll out, or recall what was rolled out for an update of the critic before this one."""
         drawn = self.drawn_at(turn.role, turn.step)
         for step, seeds in [*self.made]:
             if step != drawn:
                 del self.made[step, seeds]
-        clip = self.made.get((drawn, batch.seeds))
-        if clip is None:
-            clip = self.roll_out(turn, student, batch).clip
+        found = self.made.get((drawn, batch.seeds))
+        if found is None:
+            found = self.end_of(batch, self.roll_out(turn, student, batch))
             if self.options.critic_draws > 1:
-                self.made[drawn, batch.seeds] = clip
-        return clip
+                self.made[drawn, batch.seeds] = found
+        return found
+
+    def end_of(self, batch: Batch, made: Rollout) -> "_Scored":
+        """Return the part of a roll-out that is scored, and what it follows on."""
+        scored = (self.options.scored_blocks or 0) * self.geometry.block_latents
+        first = made.clip.shape[1] - scored
+        if self.longer is None or first <= 0:
+            return _Scored(batch, made.clip, 0)
+        portrait = self.longer.last_picture(made.emitted[:, :first], batch.portrait)
+        rest = attrs.evolve(batch, portrait=portrait, rows=batch.rows[:, 4 * first :], clip=None)
+        return _Scored(rest, made.clip[:, first:], first)
 
     def streamer(self, student: Any) -> Streamer[Any]:
         """Return the engine that serves users, its clean passes apart from those with gradients."""
@@ -108,10 +140,12 @@ class Dmd:
 
     def _student(self, turn: Turn, networks: Networks, batch: Batch) -> Losses:
         made = self.roll_out(turn, networks[STUDENT], batch)
-        noisy, sigma, _ = self._noised(turn, batch, made.clip)
-        gradient = self._gradient(networks, batch, made.clip, noisy, sigma)
-        frames = self._scored(made.clip)
-        made.backward(turn.share * gradient_field(gradient, frames))
+        end = self.end_of(batch, made)
+        noisy, sigma, _ = self._noised(turn, batch, end.clip)
+        gradient = self._gradient(networks, end.batch, end.clip, noisy, sigma)
+        frames = self._scored(end.clip)
+        field = turn.share * gradient_field(gradient, frames)
+        made.backward(torch.cat([torch.zeros_like(made.clip[:, : end.first]), field], 1), end.first)
         return {"loss": 0.5 * gradient[:, frames].square().mean()}
 
     @torch.no_grad()
@@ -126,7 +160,8 @@ class Dmd:
         )
         return matching_gradient(clip, critic, teacher)
 
-    def _critic(self, turn: Turn, networks: Networks, batch: Batch, clip: Tensor) -> Losses:
+    def _critic(self, turn: Turn, networks: Networks, seen: "_Scored") -> Losses:
+        batch, clip = seen.batch, seen.clip
         noisy, sigma, noise = self._noised(turn, batch, clip)
         given, plan = conditions_of(batch), bidirectional(noisy.shape[1])
         velocity = predict_velocity(networks[CRITIC], noisy, sigma, given, plan)

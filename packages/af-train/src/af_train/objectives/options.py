@@ -99,6 +99,11 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Levels of comparison are clamped from below ..."""
     highest: float = 0.98
     """... and from above."""
+    scored_blocks: int | None = None
+    """Blocks at the end of a longer roll-out that are scored, the picture before them in place of
+    the portrait; None scores all. What teacher and critic were trained for: 5 of the published."""
+    least_blocks: int | None = None
+    """Blocks of the shortest roll-out, drawn from there to what a batch has; None takes all."""
     errors_of: ErrorsOf = "velocity"
     """What the critic's loss compares, as for its teacher."""
     skip_blocks: int = 0
@@ -109,6 +114,8 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in ("mix_self_forcing", "lowest", "highest"):
             _require_share(name, getattr(self, name))
         counts = min(self.critic_updates, self.critic_draws)
+        if min(self.scored_blocks or 1, self.least_blocks or 1) < 1:
+            raise ConfigError("scored_blocks and least_blocks must be at least 1, or null.")
         if counts < 1 or self.skip_blocks < 0 or self.lowest <= 0:
             raise ConfigError(
                 f"critic_updates={self.critic_updates} and critic_draws={self.critic_draws} must "
@@ -121,6 +128,11 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         from af_train.guidance import guidance_of
         from af_train.objectives.dmd import Dmd
 
+        longer = None
+        if self.scored_blocks is not None:
+            from af_train.reencode import Reencoder
+
+            longer = Reencoder(stage(context, "decoder"), stage(context, "image_encoder"))
         weights = self.guidance_weight, self.text_guidance_weight
         return Dmd(
             self,
@@ -129,6 +141,7 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             stage(context, "window_scheduler"),
             stage(context, "anchor_cache"),
             context.geometry,
+            longer,
         )
 
 

@@ -15,6 +15,7 @@ from af_core.plugins import BuildContext, load_catalog
 from af_core.weights.files import load, write_tensors
 from torch import Tensor
 
+from af_train.adapters import merged, trained
 from af_train.backfill import Backfill, BackfillConfig, weights_hash
 from af_train.batches import Batch, Source, Weighted
 from af_train.guidance import encoded_prompt
@@ -59,15 +60,21 @@ class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as the chain has it. A run that has a checkpoint goes on from that."""
 
 
-class DistillRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole chain."""
+class ChainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every chain has: a teacher at its beginning, distribution matching at its end."""
 
     teacher: StageRecipe
     backfill: BackfillConfig
-    ode: StageRecipe
+    """How clips of the teacher are sampled, for trajectories and strips."""
     dmd: StageRecipe
     samples: SampleConfig = SampleConfig()
     """Strips of sample frames while stages train; off unless ``samples.every`` is set."""
+
+
+class DistillRecipe(ChainRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Two-stage distillation: ODE regression comes before distribution matching."""
+
+    ode: StageRecipe
 
 
 @attrs.frozen(eq=False)
@@ -80,7 +87,7 @@ class Distillation:
     make: Callable[[], Any]
     """Makes a fresh network; teacher, critic and student are alike."""
     source: Source
-    recipe: DistillRecipe
+    recipe: ChainRecipe
     world: World = attrs.field(factory=World)
     gate: Callable[[Any], Verdict] | None = None
     """Judges the teacher before trajectories are made; None lets any pass."""
@@ -96,7 +103,7 @@ class Distillation:
 
     def teacher(self) -> Path:
         """Train the bidirectional teacher."""
-        return self._train("teacher", self.recipe.teacher, {TEACHER: None}, self.source)
+        return self.train("teacher", self.recipe.teacher, {TEACHER: None}, self.source)
 
     def backfill(self) -> Path:
         """Write the teacher's trajectories, this process's share of them."""
@@ -139,6 +146,9 @@ class Distillation:
 
     def ode(self) -> Path:
         """Train the student on trajectories, beginning with the teacher's weights."""
+        recipe: StageRecipe | None = getattr(self.recipe, "ode", None)
+        if recipe is None:
+            raise ConfigError(f"{type(self.recipe).__name__} has no stage ode.")
         c = self.recipe.backfill
         store = TrajectoryStore.open(
             self.trajectories,
@@ -150,12 +160,12 @@ class Distillation:
             text_guidance_weight=c.text_guidance_weight,
             negative_prompt=c.negative_prompt,
         )
-        return self._train("ode", self.recipe.ode, {STUDENT: "teacher"}, store)
+        return self.train("ode", recipe, {STUDENT: "teacher"}, store)
 
-    def dmd(self) -> Path:
+    def dmd(self, after: str = "ode") -> Path:
         """Match distributions: the student goes on from ODE, the critic begins as the teacher."""
-        begin = {STUDENT: "ode", CRITIC: "teacher", TEACHER: "teacher"}
-        return self._train("dmd", self.recipe.dmd, begin, self.source)
+        begin = {STUDENT: after, CRITIC: "teacher", TEACHER: "teacher"}
+        return self.train("dmd", self.recipe.dmd, begin, self.source)
 
     def run(self) -> Path:
         """Run the whole chain; returns the file of the student."""
@@ -176,9 +186,13 @@ class Distillation:
             ) from error
         return options.build(self.context)
 
-    def _train(
+    def train(
         self, stage: str, recipe: StageRecipe, begin: Mapping[str, str | None], source: Source
     ) -> Path:
+        """Train a stage, or find what it has left; ``begin`` names the stage a role begins with.
+
+        With an adapter, what was trained lies apart as well: ``STAGE.adapter.safetensors``.
+        """
         path = self.weights(stage)
         if path.exists():
             return path
@@ -199,9 +213,16 @@ class Distillation:
         )
         self._note()
         trainer.fit(self._sampler(stage, trainer))
-        weights = trainer.roles[objective.roles[0]].weights()
+        role = trainer.roles[objective.roles[0]]
+        state, adapter = role.unmerged(), role.config.adapter
         if self.world.leads:
-            write_tensors(path, weights)
+            if adapter is not None:
+                about = {"adapter": msgspec.json.encode(adapter).decode()}
+                write_tensors(
+                    path.with_suffix(".adapter.safetensors"), trained(state, adapter), about
+                )
+                state = merged(state, adapter)
+            write_tensors(path, state)
         self.world.wait()
         return path
 

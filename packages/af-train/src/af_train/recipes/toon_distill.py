@@ -30,7 +30,7 @@ from af_train.recipes.toon_student import calm_start, channel_weights, mouth_wei
 from af_train.trainer import RoleConfig, TrainerConfig
 
 
-class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True):
+class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The chain, and the clips it learns from."""
 
     preset: str = "toon"

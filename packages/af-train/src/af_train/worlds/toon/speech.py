@@ -146,6 +146,20 @@ def _load_library() -> Any:
     return library
 
 
+@attrs.frozen
+class Style:
+    """How somebody speaks."""
+
+    voice: str
+    rate: int
+    """Words a minute."""
+    pitch: int
+    """0 to 99, as ``spread``, its range."""
+    spread: int
+    longest_pause_s: float = 0.8
+    """Between sentences; short ones are more frequent."""
+
+
 def random_speech(
     synthesiser: Synthesiser,
     rng: random.Random,
@@ -153,24 +167,31 @@ def random_speech(
     voices: tuple[str, ...] = TRAIN_VOICES,
 ) -> Speech:
     """Return exactly ``duration_s`` of random sentences with pauses, in one random voice."""
-    style = {
-        "voice": rng.choice(voices),
-        "rate": rng.randint(125, 210),
-        "pitch": rng.randint(20, 80),
-        "spread": rng.randint(25, 75),
-    }
+    style = Style(
+        rng.choice(voices), rng.randint(125, 210), rng.randint(20, 80), rng.randint(25, 75)
+    )
+    return speech_in_style(synthesiser, rng, duration_s, style)
+
+
+def speech_in_style(
+    synthesiser: Synthesiser, rng: random.Random, duration_s: float, style: Style
+) -> Speech:
+    """Return exactly ``duration_s`` of random sentences with pauses."""
     pieces = [np.zeros(int(rng.random() * 0.5 * AUDIO_HZ), np.float32)]
     phonemes: list[tuple[float, str]] = [(0.0, "")]
     texts = []
     position = len(pieces[0])
     while position < (duration_s + 0.5) * AUDIO_HZ:
         texts.append(sentences.random_text(rng))
-        said = synthesiser.say(texts[-1], **style)
+        said = synthesiser.say(
+            texts[-1], voice=style.voice, rate=style.rate, pitch=style.pitch, spread=style.spread
+        )
         start_s = position / AUDIO_HZ
         phonemes += [(start_s + time_s, phoneme) for time_s, phoneme in said.phonemes]
         phonemes.append((start_s + len(said.samples) / AUDIO_HZ, ""))
-        pause = np.zeros(int(rng.random() ** 2 * 0.8 * AUDIO_HZ), np.float32)
+        length_s = rng.random() ** 2 * style.longest_pause_s
+        pause = np.zeros(int(length_s * AUDIO_HZ), np.float32)
         pieces += [said.samples, pause]
         position += len(said.samples) + len(pause)
     samples = np.concatenate(pieces)[: round(duration_s * AUDIO_HZ)]
-    return Speech(samples, tuple(phonemes), style["voice"], " ".join(texts))
+    return Speech(samples, tuple(phonemes), style.voice, " ".join(texts))

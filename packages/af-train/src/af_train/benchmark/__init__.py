@@ -1,0 +1,1 @@
+"""The long-form benchmark of the toon world: hundreds of clips, and their scores."""
