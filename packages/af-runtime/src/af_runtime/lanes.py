@@ -65,7 +65,7 @@ class Lanes:
 
 
 def worker_of(
-    avatar: Avatar, on_answer: Callable[[], None], *, lanes: int, together: bool
+    avatar: Avatar, on_answer: Callable[[], None], lanes: int, together: bool
 ) -> Worker | Lanes:
     """Return a worker, or several as one if there is more than one lane."""
     if lanes > 1:

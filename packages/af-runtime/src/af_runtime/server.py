@@ -64,8 +64,7 @@ class Server:
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
         self.watching = watching or Watching()
-        together = self.limits.together
-        self._worker = worker_of(avatar, transport.wake, lanes=lanes, together=together)
+        self._worker = worker_of(avatar, transport.wake, lanes, self.limits.together)
         self.admission = Admission(self.limits, quotas)
         self._sessions = self.admission.sessions
         self.metrics.places.set(self.limits.max_sessions)
