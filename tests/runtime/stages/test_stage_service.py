@@ -47,8 +47,8 @@ def fake(up=True, fatal=""):
 
 
 def test_health_tells_of_stages_that_are_down():
-    server = SimpleNamespace(silent_s=0, busy_s=0, is_draining=False, num_sessions=0,
-                             limits=SimpleNamespace(max_sessions=2), metrics=Metrics())  # fmt: skip
+    admission = SimpleNamespace(is_full=False)
+    server = SimpleNamespace(silent_s=0, busy_s=0, is_draining=False, admission=admission)
     health = Health()
     health.server = server
     for supervisor, live, ready in [

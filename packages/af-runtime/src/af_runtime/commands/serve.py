@@ -127,8 +127,9 @@ def serve(
 
     if record_pixels and record is None:
         raise RequestError("--record-pixels needs --record DIR.")
-    name, changes = pipeline or preset, parse_overrides(overrides or [])
-    wanted = plan(name, changes, placement)
+    name = pipeline or preset
+    wanted = plan(name, parse_overrides(overrides or []), placement)
+    changes = wanted.source.overrides
     limits, notice = _limits(
         wanted.source.open(), chosen, max_sessions, queue, batching, capacity, resume_ttl
     )
