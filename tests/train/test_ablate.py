@@ -94,6 +94,10 @@ def test_a_table_is_run_reported_and_not_run_again(tmp_path):
     assert CliRunner().invoke(app, again, catch_exceptions=False).exit_code == 0
     assert [path.stat().st_mtime_ns for path in students] == before
     assert (tmp_path / "report" / "ablation-lamp.md").exists()
+    partial = asked(tmp_path, "all", "--report-only", "--json")
+    told = json.loads(CliRunner().invoke(app, partial, catch_exceptions=False).stdout)
+    assert [row["of"] for row in told["tables"]["table3"]] == ["L1N1", "L4N1"]
+    assert "not been run to the end" in (tmp_path / "ablation-lamp.md").read_text()
     with pytest.raises(AnotherJobError, match="recipe was"):
         other = asked(tmp_path, "table5", "--set", "dmd.trainer.steps=2")
         CliRunner().invoke(app, other, catch_exceptions=False)

@@ -228,23 +228,25 @@ def lamp_study(
     true = lamp.batch().clip
     assert true is not None
     true = true[:, : lamp.num_latents]
-    rows: dict[Variant, Row | Missing] = {}
+    measured: dict[str, tuple[Any, ...]] = {}
     moments = moments_within(lamp.seconds)
     for variant in each_once(tables, wanted):
         if not (train or lamp.is_trained(variant)):
-            rows[variant] = Missing(variant.of, variant.label, NOT_YET)
             continue
         streams = []
         for seed in range(lamp.num_seeds):
             streams.append(lamp.made(seed, variant))
             progress(f"seed {seed}: {variant.name}")
         frames, latencies = zip(*streams, strict=True)
-        columns, more, tracks = statistics(frames, true, latencies)
         shown = pictures(frames[0][0], moments)
-        rows[variant] = Row(
-            variant.of, variant.label, variant.trained, columns, more, tracks, shown
-        )
-    made = {name: [rows[variant] for variant in tables[name]] for name in wanted}
+        measured[variant.name] = (*statistics(frames, true, latencies), shown)
+
+    def row(v: Variant) -> Row | Missing:
+        if v.name not in measured:
+            return Missing(v.of, v.label, NOT_YET)
+        return Row(v.of, v.label, v.trained, *measured[v.name])
+
+    made = {name: [row(variant) for variant in tables[name]] for name in wanted}
     return Study(
         "lamp",
         ABOUT,
