@@ -77,7 +77,7 @@ def findings(study: Study, name: str) -> list[Finding]:
             if (first.of, second.of) == (claim.first, claim.second)
         ]
         for first, second in pairs:
-            told = f"{first.label} ({first.trained}) > {second.label} ({second.trained})"
+            told = f"{_short(first)} > {_short(second)}"
             a, b = first.columns.get(claim.column), second.columns.get(claim.column)
             decision = NOT_MEASURED
             if a is not None and b is not None:
@@ -112,7 +112,7 @@ def counted(judged: Mapping[str, Sequence[Finding]]) -> dict[str, dict[Verdict, 
 
 def _opening(study: Study, command: str, took: str) -> list[str]:
     seeds = "1 seed" if study.num_seeds == 1 else f"{study.num_seeds} seeds"
-    measured = [(HEADS[c], text) for c, text in study.names.items()]
+    measured = [(HEADS[c].removesuffix(" Total"), text) for c, text in study.names.items()]
     more = [("not in the paper", text) for text in study.more.values()]
     return [
         f"# Tables 3 to 6 in the {study.world} world",
