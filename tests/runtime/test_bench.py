@@ -15,6 +15,19 @@ from bar_avatar import BarRunner, make_avatar
 from scipy import stats
 
 
+class AgeingRunner(BarRunner):
+    """Takes 0.4 ms longer at every step of a stream."""
+
+    def open(self, opening):
+        return 0, super().open(opening)
+
+    def step(self, state, inputs):
+        age, inner = state
+        time.sleep(4e-4 * age)
+        out, inner = super().step(inner, inputs)
+        return out, (age + 1, inner)
+
+
 class SlowRunner(BarRunner):
     """Takes 5 ms for every step."""
 
@@ -49,6 +62,14 @@ def test_a_stage_that_sleeps_5_ms_is_measured_at_5_ms(report):
 def test_the_first_frame_waits_for_the_window_and_the_delay_is_window_and_step(report):
     assert report.ttff_ms["warm"] >= 4 * 5
     assert report.e2e_ms["live_p50"] == pytest.approx(640 + report.step_ms["p50"], abs=0.01)
+
+
+def test_a_stream_that_grows_dearer_is_told_from_one_that_does_not(report):
+    """Steps 75 to 130 sleep for 30 to 52 ms, steps 20 to 75 for 8 to 30."""
+    ageing = bench(avatar=make_avatar(AgeingRunner()), duration_s=12).long["old_over_young"]
+    assert ageing["ci95"][0] > 1.1
+    steady = report.long["old_over_young"]
+    assert steady["pairs"] == 55 and steady["ci95"][0] < 1.1 and steady["ci95"][1] > 0.9
 
 
 def test_a_trend_is_found_in_noise_and_its_interval_holds_the_truth():

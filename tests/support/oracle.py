@@ -210,17 +210,19 @@ def join(net, y, shape):
     return out
 
 
-def run(net, setting, portrait, audio, noise, text=None, better=None):
+def run(net, setting, portrait, audio, noise, text=None, better=None, cut_short=()):
     """Make every block of a clip: audio [rows, d], ``noise(block, rung)`` -> [B, c, h, w].
 
     ``better(block, step)`` returns the rows [4 B, d] that drive a block in the window of a step, if
-    they change from step to step. Returns blocks [n, B, c, h, w]; rung 0 is the cleanest.
+    they change from step to step. ``cut_short`` is speech before this that was interrupted: what of
+    each had not come out when it broke off is never made. Returns blocks [n, B, c, h, w]; rung 0
+    is the cleanest.
     """
     s, (_, height, width) = setting, portrait.shape
     turner = Turner(net, height // net.patch, width // net.patch)
-    count, top = len(audio) // (4 * s.block), len(s.levels) - 1
+    top, spoken = len(s.levels) - 1, [*cut_short, audio]
     times = s.timesteps or tuple(1000 * level for level in s.levels)
-    first_audio = audio[:4] * (0 if s.zero_audio else 1)
+    first_audio = spoken[0][:4] * (0 if s.zero_audio else 1)
     _, kept = forward(
         net, portrait[None], [0.0], [first_audio], portrait, [0], [0], [], turner, text
     )
@@ -234,16 +236,14 @@ def run(net, setting, portrait, audio, noise, text=None, better=None):
 
     def rows(block, step):
         if block > step - s.unheard:
-            return [torch.zeros_like(audio[:4])] * s.block
-        own = audio[4 * block * s.block :] if better is None else better(block, step)
+            return [torch.zeros_like(spoken[0][:4])] * s.block
+        said = audio[4 * (block - start) * s.block :]
+        own = said if better is None else better(block, step)
         return [own[4 * f :][:4] for f in range(s.block)]
 
-    for step in range(count + s.slots - 1):
-        if step < count + s.unheard:
-            buffer[step] = noise(step, top)
-        there = count + s.unheard if step < count + s.unheard else count
+    def one_step(step, start, there):
         for turn_ in range(s.passes):
-            blocks = [k for k in range(step - s.slots + 1, step + 1) if 0 <= k < there]
+            blocks = [k for k in range(step - s.slots + 1, step + 1) if start <= k < there]
             down = {k: (step - k) * s.passes + turn_ for k in blocks}
             index = [1 + k * s.block + f for k in blocks for f in range(s.block)]
             made, _ = forward(
@@ -270,6 +270,16 @@ def run(net, setting, portrait, audio, noise, text=None, better=None):
                     kept = (1 - rough) * clean + rough * noise(k, -1) if rough else clean
                     sound = rows(k, step)
                     remember(net, s, past, kept, k, sound, portrait, context, turner, text)
+
+    for number, audio in enumerate(spoken):
+        start, count = len(out), len(audio) // (4 * s.block)
+        entering = count + s.unheard
+        last = count + s.slots - 1 if number == len(spoken) - 1 else entering
+        for step in range(start, start + last):
+            if step < start + entering:
+                buffer[step] = noise(step, top)
+            there = start + (entering if step < start + entering else count)
+            one_step(step, start, there)
     return torch.stack(out)
 
 

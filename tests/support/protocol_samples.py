@@ -6,6 +6,7 @@ from af_runtime.messages import from_server as s
 from af_runtime.messages.codes import Code
 
 PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+BYTES = np.frombuffer(b"a session", np.uint8)
 SOUND = np.linspace(-1, 1, 640, dtype=np.float32)
 FORMAT = s.Format(preset="toon", width=128, height=128, block_samples=2560, lookahead_samples=7680)
 OF = {"session": "s", "seq": 3}
@@ -54,4 +55,28 @@ def samples():
         (s.Draining(deadline_ms=3000), {}),
         (s.Closed(**OF, reason="drained"), {}),
         (s.Pong(nonce=9), {}),
+        (s.Queued(**OF, position=2, retry_after_ms=30_000), {}),
+        (c.Ping(nonce=10, heard={"s": 7}), {}),
+        (c.Resume(session="s", token="secret", next_seq=12), {}),
+        (c.Snapshot(session="s", token="secret"), {}),
+        (c.Restore(session="s"), {"snapshot": BYTES}),
+        (
+            c.Release(session="s", endpoint="tcp://b:5700", resume_token="new", token="secret"),
+            {},
+        ),
+        (
+            s.Opened(
+                **OF,
+                audio_limit=480_000,
+                lead_frames=4,
+                resume_token="secret",
+                resume_ttl_ms=15_000,
+            ),
+            {},
+        ),
+        (s.Pong(nonce=10, heard={"s": 3}), {}),
+        (s.Resumed(session="s", next_seq=3, resume_token="new"), {}),
+        (s.SnapshotOk(session="s"), {"snapshot": BYTES}),
+        (s.RestoreOk(session="s", resume_token="new", resume_ttl_ms=15_000), {}),
+        (s.Moved(session="s", endpoint="tcp://b:5700", resume_token="new"), {}),
     ]

@@ -48,7 +48,7 @@ class Service:
 
 
 @contextmanager
-def serving(avatar=None, transport=None, **limits):
+def serving(avatar=None, transport=None, trusts_all=False, **limits):
     """Run a server until the block ends; its thread must then end too."""
     avatar = avatar or tiny_avatar()
     transport = transport or InprocServer()
@@ -58,7 +58,8 @@ def serving(avatar=None, transport=None, **limits):
             raise PortraitError(f"There is no portrait {name!r}; there is ada.")
         return face(avatar)
 
-    server = Server(avatar, transport, portraits=portraits, limits=Limits(**limits))
+    server = Server(avatar, transport, portraits=portraits, limits=Limits(**limits),
+                    trusts_all=trusts_all)  # fmt: skip
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -4,7 +4,7 @@ import numpy as np
 from af_core.geometry import SAMPLES_PER_FRAME
 from af_runtime.messages import from_client as c
 from af_runtime.messages import from_server as s
-from af_runtime.session.drawing import drawn, feed
+from af_runtime.session.drawing import drawn, feed, forgotten
 from af_runtime.session.receiving import opened, receive
 from af_runtime.session.sending import granted, repeat, send, settled
 from af_runtime.session.state import Phase, Rules, Session
@@ -13,8 +13,16 @@ from af_runtime.session.state import Phase, Rules, Session
 class SessionBench:
     """A session, its client, and an avatar whose picture of a frame is the sum of its sound."""
 
-    def __init__(self, pacing="fast", block=4, lookahead=12, video_limit=10**6, window=64_000):
-        rules = Rules(block, lookahead, audio_window=window, pacing=pacing)
+    def __init__(
+        self,
+        pacing="fast",
+        block=4,
+        lookahead=12,
+        video_limit=10**6,
+        window=64_000,
+        can_forget=False,
+    ):
+        rules = Rules(block, lookahead, window, pacing, can_forget)
         self.session = Session("s", rules, video_limit=video_limit)
         self.heard, self.flushed = np.zeros(0, np.float32), False
         self.job = None
@@ -27,9 +35,10 @@ class SessionBench:
         self.session, out = step
         self.log += out
 
-    def say(self, kind, pcm=None, **fields):
+    def say(self, kind, pcm=None, *, cover=0, **fields):
         self.seq += 1
-        self._note(receive(self.session, kind(session="s", seq=self.seq, **fields), pcm))
+        message = kind(session="s", seq=self.seq, **fields)
+        self._note(receive(self.session, message, pcm, cover=cover))
 
     def push(self, samples):
         samples = np.asarray(samples, np.float32)
@@ -41,9 +50,9 @@ class SessionBench:
         self.say(c.SegmentEnd, segment=self.segment, epoch=self.epoch)
         self.segment += 1
 
-    def interrupt(self, mode="now"):
+    def interrupt(self, mode="now", cover=0):
         self.epoch += 1
-        self.say(c.Interrupt, epoch=self.epoch, mode=mode)
+        self.say(c.Interrupt, epoch=self.epoch, mode=mode, cover=cover)
         self.segment += 1
 
     def feed(self, fill=False):
@@ -64,6 +73,13 @@ class SessionBench:
         self.heard, self.job = self.heard[count:], None
         self.session = drawn(self.session, frames.sum(1, dtype=np.float64)[:, None])
 
+    def forget(self):
+        """The avatar forgets what it holds, if it was asked to and is not drawing."""
+        if self.session.is_forgetting and self.job is None:
+            assert len(self.heard) == len(self.session.tags) * SAMPLES_PER_FRAME
+            self.heard = self.heard[:0]
+            self.session = forgotten(self.session, 0)
+
     def send(self):
         if self.session.ready and self.session.has_video_credit:
             self._note(send(self.session))
@@ -78,8 +94,9 @@ class SessionBench:
 
     def run(self, fill=False):
         """Go on until nothing moves."""
-        while self.feed(fill) or self.job or self.session.ready:
+        while self.feed(fill) or self.job or self.session.ready or self.session.is_forgetting:
             self.draw()
+            self.forget()
             self.send()
             self.settle()
             fill = False

@@ -105,7 +105,7 @@ def run(engine, rows, face, seeds=None, text=None):
     return torch.stack(made, dim=1), state.num_forwards
 
 
-def by_oracle(engine, rows, face, seed=0, text=None, better=None):
+def by_oracle(engine, rows, face, seed=0, text=None, better=None, cut_short=()):
     """Make the same clip, of one stream, the slow way."""
     scheduler, cache = engine.scheduler, engine.cache.config
     model = engine.denoiser
@@ -137,4 +137,5 @@ def by_oracle(engine, rows, face, seed=0, text=None, better=None):
         noise,
         None if text is None else text[0].double(),
         better,
+        [one[0].double() for one in cut_short],
     )

@@ -30,3 +30,17 @@ def train(rank, port, directory):
 
 def choices(made):
     return [t.shared(made.config.seed, step, "student") for step in range(4)]
+
+
+def run_stage(rank, port, directory, family, stage, settings):
+    """Run one stage of a recipe, as torchrun has each process do."""
+    from af_train.recipes.catalogue import find
+    from af_train.recipes.settings import with_settings
+
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+                   "RANK": str(rank), "WORLD_SIZE": "2"}  # fmt: skip
+    torch.set_num_threads(1)
+    found, _ = find(family)
+    recipe = with_settings(found.recipe(), settings)
+    getattr(found.chain(Path(directory), recipe, join_world()), stage)()
+    torch.distributed.destroy_process_group()

@@ -12,6 +12,7 @@ from af_core.anchors.config import DualAnchorConfig
 from af_core.anchors.dual_anchor import DualAnchorCache
 from af_core.errors import ConfigError
 from af_core.plugins import load_catalog
+from af_train.batches import Weighted
 from af_train.masks import bidirectional, block_causal, over_clean_past
 from af_train.networks import predict, predict_clean, to_velocity
 from af_train.objectives.flow_matching import dropped
@@ -19,6 +20,7 @@ from af_train.objectives.matching import (
     flow_loss,
     gradient_field,
     guided,
+    level_weights,
     matching_gradient,
     surrogate,
 )
@@ -128,6 +130,33 @@ def test_a_loss_on_velocities_is_one_on_clean_estimates_over_sigma_squared():
     network = attrs.make_class("Net", ["config"])(attrs.make_class("C", ["prediction"])("x0"))
     loss = flow_loss(to_velocity(network, guess, noisy, sigma), clean, noise)
     torch.testing.assert_close(loss, (guess - clean).square().mean() / 0.3**2)
+
+
+def test_a_loss_on_clean_estimates_is_bounded_where_velocities_explode():
+    clean, noise, guess = clips()
+    network = attrs.make_class("Net", ["config"])(attrs.make_class("C", ["prediction"])("x0"))
+    for level in (0.02, 0.3, 1.0):
+        sigma = torch.full(clean.shape[:2], level, dtype=torch.float64)
+        noisy = (1 - level) * clean + level * noise
+        velocity, weight = to_velocity(network, guess, noisy, sigma), level_weights(sigma, "clean")
+        loss = flow_loss(velocity, clean, noise, weight[..., None, None, None])
+        torch.testing.assert_close(loss, (guess - clean).square().mean() / (level**2 + 0.2))
+    assert (level_weights(sigma, "velocity") == 1).all()
+
+
+@pytest.mark.parametrize("name", ["flow-matching", "ode-regression", "dmd"])
+def test_elements_that_weigh_nothing_teach_nothing(name):
+    """The bias of a channel without weight gets no gradient, that of the others does."""
+    objective = t.objective(name, t.context(slots=2))
+    role = "critic" if name == "dmd" else objective.roles[0]
+    networks, source = t.networks(*objective.roles, *objective.frozen), t.Clips()
+    heavy = torch.ones(source.draw((1,)).portrait.shape[2:])
+    heavy[-1] = 0
+    batch = Weighted(source, heavy).draw((1, 2))
+    assert batch.weights is not None and batch.weights.mean() == pytest.approx(1)
+    objective.backward(t.turn(role), networks, batch)
+    bias = networks[role].head.head.bias.grad.unflatten(0, (-1, len(heavy)))
+    assert bias[:, -1].abs().sum() == 0 and bias[:, :-1].abs().min() > 0
 
 
 def moved(plan, frames, changed, model=None):

@@ -2,16 +2,22 @@
 
 import json
 
+import attrs
 import pytest
 import torch
-from af_core.weights.files import read_tensors
+from af_core.weights.files import read_tensors, write_tensors
 from af_train import cli
 from af_train.data.toon_latents import CLIPS_PER_SHARD, LatentPool
 from af_train.data.toon_source import ToonSource
+from af_train.metrics import toon_teacher
+from af_train.metrics.readers import load_readers
 from af_train.objectives.options import DmdOptions
 from af_train.parallel import World
+from af_train.recipes.distill import TeacherGateError
 from af_train.recipes.settings import with_settings
 from af_train.recipes.toon_distill import toon_chain, toon_distill_recipe
+from af_train.worlds.toon import Synthesiser, sample_clip
+from af_train.worlds.toon.speech import HELD_OUT_VOICES
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,10 +43,11 @@ def directory(tmp_path_factory, one_thread):
     return made
 
 
-def chain(directory):
+def chain(directory, gate="off"):
     short = [f"{stage}.trainer.{what}" for stage in STAGES for what in ("steps=2", "batch_size=2")]
     settings = ["num_clips=32", "num_frames=5", "backfill.num_clips=4", "backfill.batch_size=2",
-                "backfill.num_steps=20", f"settings={json.dumps(NARROW)}", *short]  # fmt: skip
+                "backfill.num_steps=20", f"settings={json.dumps(NARROW)}", f"gate={gate}",
+                *short]  # fmt: skip
     return toon_chain(directory, with_settings(toon_distill_recipe(), settings), World())
 
 
@@ -57,6 +64,27 @@ def test_every_stage_runs_and_is_found_again(directory):
     stamp = path.stat().st_mtime_ns
     chain(directory).run()
     assert path.stat().st_mtime_ns == stamp
+
+
+def test_a_teacher_that_does_not_speak_is_refused_before_trajectories_are_made(directory):
+    barred = attrs.evolve(chain(directory, "on"), directory=directory.parent / "barred")
+    barred.directory.mkdir()
+    write_tensors(barred.weights("teacher"), barred.make().state_dict())
+    barred = attrs.evolve(barred, gate=attrs.evolve(barred.gate, num_clips=1, num_steps=2))
+    with pytest.raises(TeacherGateError, match=r"lips r=.*gate=off"):
+        barred.backfill()
+    assert not barred.trajectories.exists()
+
+
+def test_the_gate_reads_truth_as_truth():
+    """What the world itself shows passes: the readings are right, and aligned with the sound."""
+    clip = sample_clip(Synthesiser(), 5, 49, HELD_OUT_VOICES)
+    frames = clip.frames(slice(1, None)).permute(0, 2, 3, 1)[None]
+    report = toon_teacher.measure(frames, [clip], load_readers())
+    assert report.passed and report.lip_corr > 0.95 and 0.85 < report.lip_amplitude < 1.2
+    assert report.sharpness == pytest.approx(1) and report.head_motion == pytest.approx(1)
+    late = torch.cat([frames[:, :8], frames[:, :-8]], 1)
+    assert toon_teacher.measure(late, [clip], load_readers()).lip_corr < 0.7
 
 
 def test_the_ladder_and_the_anchors_are_those_of_the_pipeline(directory):

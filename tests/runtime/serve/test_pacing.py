@@ -32,7 +32,7 @@ class Stage:
 
     def say(self, kind, pcm=None, **fields):
         self.seq += 1
-        self.hosted.receive(kind(session="s", seq=self.seq, **fields), pcm)
+        self.hosted.receive(kind(session="s", seq=self.seq, **fields), pcm, self.now)
 
     def draw(self):
         if self.block is not None:

@@ -112,6 +112,46 @@ def test_an_interruption_at_a_block_shows_what_is_under_way_without_its_sound():
     assert all("audio" not in arrays for _, arrays in bench.media())
 
 
+@pytest.mark.parametrize("cover, shown", [(0, 0), (2, 2), (5, 5), (99, 7)])
+def test_an_interruption_shows_no_more_old_frames_than_cover_the_new_ones(cover, shown):
+    bench = SessionBench(pacing="realtime", can_forget=True)
+    bench.push(ramp(40 * FRAME))
+    for _ in range(4):
+        bench.feed()
+        bench.draw()
+    bench.send()  # three of four frames are ready
+    bench.feed()  # and four more are being drawn
+    before = len(bench.log)
+    bench.interrupt("now", cover)
+    bench.push(-ramp(40 * FRAME))
+    for _ in range(6):
+        bench.draw()
+        bench.forget()
+        while bench.session.ready and bench.session.ready[0].tag.segment is None:
+            bench.send()
+        bench.feed()
+    covers = [m for m, _ in bench.log[before:] if isinstance(m, s.Media)]
+    assert [m.kind for m in covers] == ["idle"] * shown and {m.epoch for m in covers} <= {1}
+
+
+def test_frames_that_the_avatar_has_forgotten_never_come_and_new_speech_follows_at_once():
+    bench = SessionBench(pacing="realtime", can_forget=True)
+    bench.push(ramp(20 * FRAME))
+    for _ in range(4):
+        bench.feed()
+        bench.draw()
+    while bench.session.ready:
+        bench.send()
+    bench.interrupt("now", 0)
+    assert bench.feed(fill=True) is None  # not before the avatar has forgotten
+    bench.forget()
+    bench.push(-ramp(16 * FRAME))
+    for _ in range(4):
+        bench.feed()
+        bench.draw()
+    assert [one.tag.segment for one in bench.session.ready] == [1] * 4
+
+
 def test_silence_where_speech_was_due_is_an_underrun_and_costs_no_sample():
     bench = SessionBench(pacing="realtime")
     bench.push(ramp(6 * FRAME))
@@ -219,7 +259,8 @@ ACTIONS = st.one_of(
     st.tuples(st.sampled_from(["feed", "draw", "send", "settle"])),
     st.tuples(st.sampled_from(["feed", "draw", "send"])),
     st.tuples(st.sampled_from(["end", "fill", "repeat"])),
-    st.tuples(st.just("interrupt"), st.sampled_from(["now", "block"])),
+    st.tuples(st.just("interrupt"), st.sampled_from(["now", "block"]), st.integers(0, 6)),
+    st.tuples(st.just("forget")),
     st.tuples(st.just("credit"), st.integers(0, 40)),
 )
 
@@ -245,9 +286,10 @@ def play(bench, actions):
     st.lists(ACTIONS, max_size=60),
     st.sampled_from(["fast", "realtime"]),
     st.sampled_from([(1, 0), (4, 12), (4, 3), (16, 48)]),
+    st.booleans(),
 )
-def test_nothing_is_lost_doubled_or_misordered_whatever_happens(actions, pacing, sizes):
-    bench = SessionBench(pacing, *sizes, video_limit=3)
+def test_nothing_is_lost_doubled_or_misordered_whatever_happens(actions, pacing, sizes, can_forget):
+    bench = SessionBench(pacing, *sizes, video_limit=3, can_forget=can_forget)
     play(bench, actions)
     if not bench.is_closed:
         bench.say(c.VideoCredit, video_limit=10**6)

@@ -157,7 +157,8 @@ def test_an_interruption_ends_the_old_epoch_and_speech_goes_on(bar_avatar):
         await page.until(lambda: len(page.frames) >= before + 2 * BLOCK)
         later = [one for one in page.frames[before:] if one["epoch"] == 1]
         assert len(later) >= 2 * BLOCK - 1  # one may have been on its way
-        assert all(one["sound"] is None and bar(one) == 0 for one in later)
+        assert all(one["sound"] is None for one in later)
+        assert all(bar(one) == 0 for one in later[BLOCK:])  # the first may cover those to come
         await page.say("say", speech=answer["id"])
         await page.until(lambda: page.frames[-1]["sound"] is not None)
         assert page.frames[-1]["epoch"] == 1

@@ -95,6 +95,7 @@ class MelConvEncoder(nn.Module):
     window: Tensor
     filters: Tensor
     lookahead_samples = 0
+    shares_steps = True
 
     def __init__(self, config: MelConvConfig) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from af_core.pipeline import build as build
     from af_core.pipeline import load as load
     from af_core.plugins import hookimpl as hookimpl
+    from af_core.snapshots.value import Snapshot as Snapshot
 
 _HOME = {
     "Avatar": "af_core.pipeline",
@@ -31,6 +32,7 @@ _HOME = {
     "AvatarState": "af_core.pipeline",
     "Geometry": "af_core.geometry",
     "Pipeline": "af_core.graph",
+    "Snapshot": "af_core.snapshots.value",
     "build": "af_core.pipeline",
     "check_pipeline": "af_core.graph",
     "explain": "af_core.graph",
@@ -46,6 +48,7 @@ __all__ = [
     "AvatarState",
     "Geometry",
     "Pipeline",
+    "Snapshot",
     "build",
     "check_pipeline",
     "explain",

@@ -46,6 +46,8 @@ class Assembled:
     width: int
     height: int
     device: str
+    modules: tuple[nn.Module, ...]
+    """The stages that have weights."""
 
 
 def assemble(pipeline: Pipeline) -> Assembled:
@@ -71,6 +73,7 @@ def assemble(pipeline: Pipeline) -> Assembled:
         width=_size(made and made.width, pipeline.geometry.width),
         height=_size(made and made.height, pipeline.geometry.height),
         device=device,
+        modules=tuple(stage for stage in built.values() if isinstance(stage, nn.Module)),
     )
 
 

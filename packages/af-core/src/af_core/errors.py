@@ -78,3 +78,11 @@ class PromptError(PipelineError):
 
 class StreamInputError(AvatarForcingError):
     """A portrait or speech that a stream cannot take: its shape, dtype or values."""
+
+
+class SnapshotError(AvatarForcingError):
+    """A stream cannot be put into a snapshot, or bytes are no snapshot; the message says where."""
+
+
+class SnapshotMismatchError(SnapshotError):
+    """A snapshot is of another avatar; the message names every field that differs."""

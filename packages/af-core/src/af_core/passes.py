@@ -86,6 +86,13 @@ def forget_unheard(state: StreamState[Any]) -> StreamState[Any]:
     return attrs.evolve(state, window=state.window.up_to(clock.num_heard), clock=clock)
 
 
+def forget_window(state: StreamState[Any]) -> StreamState[Any]:
+    """Drop every block of the window; the next to be admitted has the number of the oldest."""
+    first = state.window.blocks[0] if len(state.window) else state.clock.next_block
+    clock = attrs.evolve(state.clock, next_block=first, num_heard=first)
+    return attrs.evolve(state, window=state.window.up_to(first), clock=clock)
+
+
 def admit(streamer: Streamer[Any], state: StreamState[Any], vectors: Tensor) -> StreamState[Any]:
     """Put a block of fresh noise at the tail of the window (line 10).
 
@@ -108,25 +115,33 @@ def denoise(streamer: Streamer[Any], state: StreamState[Any]) -> tuple[Tensor, S
     """
     if state.pending is not None and not streamer.fused:
         state = _absorb(streamer, state)
-    window, pending, cache = state.window, state.pending, streamer.cache
-    size, num_frames = streamer.block_latents, len(window) * streamer.block_latents
+    window, pending, size = state.window, state.pending, streamer.block_latents
     latents, audio = window.latents.flatten(1, 2), window.audio.flatten(1, 2)
     timesteps = [streamer.scheduler.timesteps[r] for r in window.rungs for _ in range(size)]
-    if pending is None:
-        anchors, first = state.anchors, _first_frame(streamer, window.blocks[0])
-        if window.rungs[0] == 0 and isinstance(cache, KeepsNoisy) and cache.keeps_noisy:
-            plan, anchors = cache.emit(anchors, first, size, num_frames)
-        else:
-            plan = cache.window(anchors, first, num_frames)
-    else:
-        first = _first_frame(streamer, pending.block)
-        plan, anchors = cache.absorb_and_window(state.anchors, first, size, num_frames)
+    plan, anchors = window_plan(streamer, state)
+    if pending is not None:
         latents = torch.cat([pending.latents, latents], dim=1)
         audio = torch.cat([pending.audio, audio], dim=1)
         timesteps = [CLEAN] * size + timesteps
     out = _run(streamer, state, plan, latents, audio, timesteps)
     state = attrs.evolve(state, anchors=anchors, pending=None).counting(1)
     return out.unflatten(1, (len(window), size)), state
+
+
+def window_plan(streamer: Streamer[Any], state: StreamState[Any]) -> tuple[Plan, Any]:
+    """Return who sees whom in a pass over the window, pending block first, and the anchors after.
+
+    The window has a block at least.
+    """
+    window, pending, cache = state.window, state.pending, streamer.cache
+    size, num_frames = streamer.block_latents, len(window) * streamer.block_latents
+    if pending is not None:
+        first = _first_frame(streamer, pending.block)
+        return cache.absorb_and_window(state.anchors, first, size, num_frames)
+    first = _first_frame(streamer, window.blocks[0])
+    if window.rungs[0] == 0 and isinstance(cache, KeepsNoisy) and cache.keeps_noisy:
+        return cache.emit(state.anchors, first, size, num_frames)
+    return cache.window(state.anchors, first, num_frames), state.anchors
 
 
 def remembered(

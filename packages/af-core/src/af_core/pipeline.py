@@ -19,13 +19,20 @@ import torch
 from torch import Tensor
 
 from af_core.assembly import assemble
-from af_core.errors import StageContractError, StreamEndedError, StreamInputError
+from af_core.errors import SnapshotError, StageContractError, StreamEndedError, StreamInputError
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
 from af_core.graph.resolve import open_pipeline
+from af_core.graph.spec import PATH_OPTIONS
 from af_core.plugins.registry import Catalog
-from af_core.running import Opening, Runner
+from af_core.running import Opening, Reopening, Runner, packages
+from af_core.snapshots.identity import Identity, configuration
+from af_core.snapshots.value import Snapshot, SnapshotHeader
+from af_core.together import Run, arrived, flow
+
+DENOISER = "denoiser"
+"""The node that holds the blocks on their way."""
 
 
 @attrs.frozen
@@ -71,6 +78,10 @@ class AvatarState:
     """Whether the streams were flushed."""
 
 
+Stepped = tuple[Tensor, AvatarState]
+"""Frames uint8 [b, m, H, W, 3], and the state after them."""
+
+
 @attrs.frozen
 class Avatar:
     """A pipeline with its weights loaded."""
@@ -88,6 +99,8 @@ class Avatar:
     text: Tensor | None = None
     """Embedding of the prompt, for networks that take text."""
     device: str = "cpu"
+    identity: Identity = attrs.field(factory=Identity)
+    """What a snapshot of its streams must agree with."""
 
     @torch.inference_mode()
     def open(self, portrait: Tensor, *, seed: int | Sequence[int] = 0) -> AvatarState:
@@ -111,11 +124,34 @@ class Avatar:
         ``samples`` is float32 [n] or [b, n] at 16 kHz in [-1, 1], any n. The frames are uint8
         [b, m, H, W, 3] with m >= 0: whole blocks, once their look-ahead has been heard.
         """
-        if state.is_finished:
-            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         samples = self._checked_samples(state, samples)
         frames, nodes = self._run(state.nodes, samples.to(self.device), last=False)
         return self._handed_out(state, frames, nodes, samples.shape[1], finished=False)
+
+    @torch.inference_mode()
+    def step_together(
+        self, states: Sequence[AvatarState], samples: Sequence[Tensor]
+    ) -> list[Stepped | Exception]:
+        """Step streams that were opened one by one, each with its own speech, as `step` does.
+
+        Streams that are alike, as all are once their windows have filled, share the work; results
+        are those of `step` up to rounding. What goes wrong with a stream is its outcome and no
+        other's.
+        """
+        runs = [Run(state.nodes) for state in states]
+        for run, state, heard in zip(runs, states, samples, strict=True):
+            try:
+                checked = self._checked_samples(state, heard)
+                run.values["audio.samples"] = checked.to(self.device)
+            except Exception as e:
+                run.failure = e
+        flow(runs, self.runners, self.wires)
+        each = zip(states, runs, strict=True)
+        return [run.failure or self._finished(state, run) for state, run in each]
+
+    def _finished(self, state: AvatarState, run: Run) -> Stepped:
+        frames, heard = run.values.get(self.output), run.values["audio.samples"].shape[1]
+        return self._handed_out(state, frames, {**state.nodes, **run.after}, heard, finished=False)
 
     @torch.inference_mode()
     def flush(self, state: AvatarState) -> tuple[Tensor, AvatarState]:
@@ -131,6 +167,88 @@ class Avatar:
             return self._no_frames(state.num_streams), attrs.evolve(state, is_finished=True)
         frames, nodes = self._run(state.nodes, silence.to(self.device), last=True)
         return self._handed_out(state, frames, nodes, 0, finished=True)
+
+    @torch.inference_mode()
+    def snapshot(self, state: AvatarState) -> Snapshot:
+        """Return a copy of all that the streams remember, for another process or another time.
+
+        Raises ``SnapshotError`` if a node remembers what cannot be copied, and
+        ``StaleStreamStateError`` for a state that was stepped already.
+        """
+        saved = {name: r.snapshot(state.nodes[name]) for name, r in self.runners.items()}
+        header = SnapshotHeader(
+            preset=self.info.preset,
+            configuration=self.identity.configuration,
+            weights=self.identity.weights,
+            num_streams=state.num_streams,
+            num_samples=state.num_samples,
+            num_frames=state.num_frames,
+            is_finished=state.is_finished,
+        )
+        return Snapshot.of(header, saved, self._packages, self.device)
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Snapshot) -> AvatarState:
+        """Return streams that go on where those of the snapshot stood, bit for bit.
+
+        Raises ``SnapshotMismatchError`` with every difference if it is of another avatar.
+        """
+        header, own = snapshot.header, self.identity
+        header.require(self.info.preset, own.configuration, own.weights)
+        saved = snapshot.values(self.runners, self._packages, self.device)
+        again = Reopening(self.text)
+        try:
+            nodes = {name: self.runners[name].restore(one, again) for name, one in saved.items()}
+        except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as e:
+            raise SnapshotError(f"A state in the snapshot is none of its node: {e}.") from e
+        return AvatarState(
+            nodes, header.num_streams, header.num_samples, header.num_frames, header.is_finished
+        )
+
+    @property
+    def _packages(self) -> frozenset[str]:
+        """Return the packages whose classes states are made of."""
+        return frozenset({"af_core"}).union(*map(packages, self.runners.values()))
+
+    @torch.inference_mode()
+    def interrupt(self, state: AvatarState) -> AvatarState:
+        """Forget the speech whose frames have not come out; what is heard next takes its place.
+
+        The blocks on their way begin anew, from fresh noise and with the new speech, after the
+        frames that did come out. Raises ``StageContractError`` unless ``can_interrupt``.
+        """
+        if state.is_finished:
+            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
+        if not self.can_interrupt:
+            raise StageContractError(
+                "This pipeline cannot be interrupted: a node hears the speech beside the denoiser, "
+                "so its past and the frames would part. Let it hear what the denoiser hands out."
+            )
+        denoiser: Any = self.runners[DENOISER]
+        kept = denoiser.interrupt(state.nodes[DENOISER])
+        opening = denoiser.reopening(kept)
+        heard = {name: self.runners[name].open(opening) for name in self._before(DENOISER)}
+        samples = denoiser.num_emitted(kept) * self.geometry.samples_per_block
+        nodes = {**state.nodes, DENOISER: kept, **heard}
+        return attrs.evolve(state, nodes=nodes, num_samples=samples)
+
+    @property
+    def can_interrupt(self) -> bool:
+        """Whether speech can be forgotten: all that is heard goes through the denoiser."""
+        if DENOISER not in self.runners:
+            return False
+        inside = {"audio", *self._before(DENOISER)}
+        others = set(self.runners) - inside - {DENOISER}
+        return not any(inside & self._sources(name) for name in others)
+
+    def _sources(self, name: str) -> set[str]:
+        """Return the nodes that a node hears directly."""
+        return {source.partition(".")[0] for source in self.wires[name].values()}
+
+    def _before(self, name: str) -> set[str]:
+        """Return the nodes whose work a node depends on."""
+        direct = self._sources(name) & set(self.runners)
+        return direct.union(*(self._before(one) for one in direct))
 
     def stream(
         self, portrait: Tensor, chunks: Iterable[Tensor], *, seed: int | Sequence[int] = 0
@@ -152,8 +270,7 @@ class Avatar:
         values: dict[str, Tensor] = {"audio.samples": samples}
         after: dict[str, Any] = {}
         for name, runner in self.runners.items():
-            wires = self.wires[name].items()
-            inputs = {port: values[source] for port, source in wires if source in values}
+            inputs = arrived(self.wires[name], values)
             made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
             if last:
                 owed, state = runner.flush(state)
@@ -211,6 +328,8 @@ class Avatar:
         return images
 
     def _checked_samples(self, state: AvatarState, samples: Tensor) -> Tensor:
+        if state.is_finished:
+            raise StreamEndedError("These streams were flushed and have ended; open new ones.")
         rows = samples[None] if samples.ndim == 1 else samples
         if rows.ndim != 2 or len(rows) != state.num_streams or rows.dtype != torch.float32:
             raise StreamInputError(
@@ -281,4 +400,22 @@ def build(pipeline: Pipeline) -> Avatar:
         output=pipeline.output,
         text=parts.text,
         device=parts.device,
+        identity=Identity(
+            configuration(_options(pipeline), PATH_OPTIONS), parts.modules, parts.text
+        ),
     )
+
+
+def _options(pipeline: Pipeline) -> dict[str, Any]:
+    """Return all that decides what is drawn, besides weights and prompt; no paths, no places."""
+    return {
+        "name": pipeline.spec.name,
+        "geometry": pipeline.spec.geometry,
+        "precision": pipeline.spec.precision,
+        "stages": {
+            name: [stage.kind, stage.use, stage.config, dict(pipeline.graph.incoming(name))]
+            for name, stage in sorted(pipeline.stages.items())
+            if stage.kind != "text_encoder"
+        },
+        "output": pipeline.output,
+    }

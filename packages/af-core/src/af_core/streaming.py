@@ -13,7 +13,7 @@ from af_core.stages.anchor_cache import AnchorCache
 from af_core.stages.denoiser import Denoiser
 from af_core.stages.noise_source import NoiseSource
 from af_core.stages.window_scheduler import WindowScheduler
-from af_core.stream_state import AnchorsT, StreamState
+from af_core.stream_state import AnchorsT, StreamState, Version
 
 
 @attrs.frozen(eq=False)
@@ -58,6 +58,14 @@ class Streamer(Generic[AnchorsT]):
         return state
 
     @torch.no_grad()
+    def reopen(
+        self, state: StreamState[AnchorsT], portrait: Tensor, *, text: Tensor | None = None
+    ) -> StreamState[AnchorsT]:
+        """Return a stored state with what follows from portrait and prompt, see ``open``."""
+        conditions = self.denoiser.open(portrait, text)
+        return attrs.evolve(state, conditions=conditions, version=Version(state.clock.steps))
+
+    @torch.no_grad()
     def step(
         self, state: StreamState[AnchorsT], audio: Tensor | None
     ) -> tuple[Tensor | None, StreamState[AnchorsT]]:
@@ -72,6 +80,20 @@ class Streamer(Generic[AnchorsT]):
             return self._advance(state) if len(state.window) else (None, state)
         # lines 1, 3, 10: a fresh noise block enters; speech drives its own blocks
         return self._advance(passes.hear(self, state, audio))
+
+    @torch.no_grad()
+    def interrupt(self, state: StreamState[AnchorsT]) -> StreamState[AnchorsT]:
+        """Forget the blocks that have not come out; the next speech takes their place.
+
+        What came out stays: it is remembered, and the numbers of blocks go on after it. The blocks
+        that enter next begin on the top rung, so the first comes out once the window has filled.
+        """
+        state.require_current()
+        state = passes.forget_window(state.claim())
+        for _ in range(self.unheard):
+            silence = self.denoiser.silence(len(state.window.latents))
+            _, state = self._advance(passes.admit(self, state, silence))
+        return state
 
     def _advance(self, state: StreamState[Any]) -> tuple[Tensor | None, StreamState[Any]]:
         state, emitted = state.claim(), None

@@ -2,7 +2,9 @@
 
 The protocol: a cold and several warm openings for the time to first frame, then one stream of
 seeded speech-like sound, encoded to mp4 as in the main job. The first steps are not counted. A
-*step* lasts from one emission of a block to the next, with input always available.
+*step* lasts from one emission of a block to the next, with input always available. At the end the
+old stream and a young one are stepped in turn: a machine that slows down slows both, a stream that
+grows dearer with age only the old one.
 """
 
 import gc
@@ -33,6 +35,9 @@ from af_runtime.sink import Sink
 
 WARMUP_STEPS = 20
 WARM_OPENINGS = 5
+AGE_PAIRS = 400
+"""Steps of the old stream, and of a young one, that are compared at the end."""
+
 SPEECH_S = 20
 """Seconds of sound that are made and then repeated."""
 
@@ -58,6 +63,8 @@ class Measured:
     """Seconds of all measured steps together, until the file was finished."""
     rss_bytes: NDArray[np.float64]
     """Resident memory after every measured step, ``[n]``; NaN where it cannot be read."""
+    old_and_young_s: NDArray[np.float64]
+    """Seconds of steps of the old stream and of a young one, made in turn, ``[pairs, 2]``."""
 
 
 def bench(
@@ -141,6 +148,12 @@ class _TimedRunner:
     def flush(self, state: Any) -> Any:
         return self.inner.flush(state)
 
+    def snapshot(self, state: Any) -> Any:
+        return self.inner.snapshot(state)
+
+    def restore(self, saved: Any, reopening: Any) -> Any:
+        return self.inner.restore(saved, reopening)
+
     def taken(self) -> float:
         seconds, self.seconds = self.seconds, 0.0
         return seconds
@@ -157,6 +170,7 @@ class _LongStream:
     ) -> None:
         self._timers = {name: _TimedRunner(runner) for name, runner in avatar.runners.items()}
         self._avatar = attrs.evolve(avatar, runners=self._timers)
+        self._portrait, self._seed = portrait, seed
         self._state = self._avatar.open(portrait, seed=seed)
         info = AudioInfo("bench", "raw", "f32le", AUDIO_HZ, 1, None)
         size = (avatar.info.width, avatar.info.height)
@@ -192,7 +206,23 @@ class _LongStream:
             self._on_progress(i + 1, steps, made_s / (now - began))
         self._sink.writer.drain()
         wall_s = time.perf_counter() - began
-        return Measured(*opening, step_s, stage_s, self._sink.writer.busy_s - busy, wall_s, rss)
+        busy_s = self._sink.writer.busy_s - busy
+        pairs = self._old_and_young(min(AGE_PAIRS, steps))
+        return Measured(*opening, step_s, stage_s, busy_s, wall_s, rss, pairs)
+
+    def _old_and_young(self, num_pairs: int) -> NDArray[np.float64]:
+        """Step the stream and one that has just begun in turn; who goes first takes turns too."""
+        states = [self._state, self._avatar.open(self._portrait, seed=self._seed)]
+        seconds = np.zeros((num_pairs, 2))
+        for i in range(-WARMUP_STEPS, num_pairs):
+            samples = torch.from_numpy(next(self._speech))
+            for who in (0, 1) if i % 2 else (1, 0):
+                began = time.perf_counter()
+                frames, states[who] = self._avatar.step(states[who], samples)
+                frames[0].cpu()
+                if i >= 0:
+                    seconds[i, who] = time.perf_counter() - began
+        return seconds
 
     def _step(self) -> dict[str, float]:
         """Make one block; return the seconds of every stage."""

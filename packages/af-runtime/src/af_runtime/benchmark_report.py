@@ -135,7 +135,24 @@ def _long(measured: "Measured", block_ms: float) -> dict[str, Any]:
         "slope_ci95": [_round(time_trend.low, 5), _round(time_trend.high, 5)],
         "slope_is_flat": time_trend.is_flat,
         "p99_last_over_first_tenth": _round(last / first),
+        "old_over_young": _age(measured.old_and_young_s),
     } | _memory(measured, block_ms)
+
+
+def _age(seconds: NDArray[np.float64]) -> dict[str, Any]:
+    """Return how many times as long a step takes the old stream: the median of pairs.
+
+    Both streams share the machine as it is at that moment, so its moods cancel, unlike in a trend.
+    """
+    old, young = seconds.T
+    found = stats.bootstrap(
+        (old / young,), np.median, n_resamples=2000, method="percentile", rng=0
+    ).confidence_interval
+    return {
+        "pairs": len(old),
+        "ratio": _round(np.median(old / young), 4),
+        "ci95": [_round(found.low, 4), _round(found.high, 4)],
+    }
 
 
 def _memory(measured: "Measured", block_ms: float) -> dict[str, Any]:
@@ -144,7 +161,11 @@ def _memory(measured: "Measured", block_ms: float) -> dict[str, Any]:
     if np.isnan(rss).any():
         return {}
     growth = trend(rss / 2**20 * (3_600_000 / block_ms))
+    half = len(rss) // 2
     return {
+        "rss_growth_MB_by_half": [
+            _round((part[-1] - part[0]) / 2**20) for part in (rss[:half], rss[half:])
+        ],
         "rss_first": int(rss[0]),
         "rss_last": int(rss[-1]),
         "rss_slope_MBph": _round(growth.slope),
@@ -191,7 +212,7 @@ def _spread(values: NDArray[np.float64]) -> dict[str, float]:
 
 def _host() -> dict[str, Any]:
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
@@ -201,7 +222,8 @@ def _host() -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """Return what the processor is called."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -34,6 +34,8 @@ class ProtocolError(AvatarForcingError):
         self.code = code
         self.session: str | None = None
         """The session whose message it was, if that could be read."""
+        self.retry_after_ms = 0
+        """When the same would be allowed, if that is known."""
         super().__init__(message)
 
 
@@ -51,7 +53,11 @@ class ConnectionLostError(ServiceError):
 
 
 class PeerGoneError(AvatarForcingError):
-    """The other end of a transport has gone, or does not read what it has asked for."""
+    """The other end of a transport has gone, or is no use: see `PeerSlowError`."""
+
+
+class PeerSlowError(PeerGoneError):
+    """The other end is there, but does not read what it has asked for."""
 
 
 class BusyError(UnavailableError):

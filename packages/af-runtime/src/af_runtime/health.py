@@ -60,8 +60,7 @@ class Health:
             return "warming"
         if self.server.is_draining:
             return "draining"
-        is_full = self.server.num_sessions >= self.server.limits.max_sessions
-        return "full" if is_full else ""
+        return "full" if self.server.admission.is_full else ""
 
     def status(self) -> dict[str, Any]:
         """Return what people and programs want to know at a glance."""
@@ -72,8 +71,7 @@ class Health:
             return told
         return told | {
             "preset": server.info.preset,
-            "sessions": server.num_sessions,
-            "max_sessions": server.limits.max_sessions,
+            **server.admission.status(),
             "endpoint": server.endpoint,
         }
 

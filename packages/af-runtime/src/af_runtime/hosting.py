@@ -1,16 +1,19 @@
 """One session as the worker hosts it: its value, its clock, and the numbers of its messages."""
 
+import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import msgspec
+import attrs
 
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codes import Code
 from af_runtime.metrics import Metrics
 from af_runtime.pacing import SLOT_S, Pacer
-from af_runtime.session.drawing import drawn, feed
+from af_runtime.session.drawing import drawn, feed, forgotten
+from af_runtime.session.history import History
 from af_runtime.session.receiving import opened, receive
 from af_runtime.session.reports import closed
 from af_runtime.session.sending import granted, repeat, send, settled
@@ -26,6 +29,30 @@ STALL_S = 0.5
 NEVER = float("inf")
 
 
+@attrs.define
+class Interruption:
+    """The last interruption of a session, until frames have come that were drawn after it."""
+
+    at_s: float | None = None
+    is_silent: bool = False
+    """Whether a frame was sent that was drawn after it."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something left to measure."""
+        return self.at_s is not None
+
+    def note(self, is_speech: bool, now_s: float, metrics: Metrics) -> None:
+        """Measure how long the first new frame took, and the first of new speech."""
+        assert self.at_s is not None
+        if not self.is_silent:
+            metrics.silence_s.observe(now_s - self.at_s)
+            self.is_silent = True
+        if is_speech:
+            metrics.new_speech_s.observe(now_s - self.at_s)
+            self.at_s = None
+
+
 class Hosted:
     """A session, and the messages that wait to be sent to its client."""
 
@@ -37,33 +64,100 @@ class Hosted:
         self._metrics = metrics
         self._pacer: Pacer | None = None
         self._is_late = self._is_starved = False
-        self._seq = 0
+        self._block_s = 0.0
+        self._interrupted = Interruption()
+        self.history = History()
+        self.detached_s = self.held_until_s = NEVER
+        self.waiting: list[tuple[client.InSession, Any]] = []
+        """Messages that came while the session stood still."""
         self._outbox: list[Outgoing] = []
+        self._unsent: deque[Outgoing] = deque()
 
     @property
     def is_closed(self) -> bool:
         """Whether the session has ended."""
         return self.session.phase is Phase.CLOSED
 
-    def seen(self) -> None:
-        """The avatar has seen the portrait."""
-        if self.session.phase is Phase.OPENING:
-            self._note(opened(self.session))
+    def stand_in_line(self, position: int, retry_after_ms: int) -> None:
+        """All places are taken: tell the client where it stands."""
+        message = server.Queued(
+            session=self.session.name, position=position, retry_after_ms=retry_after_ms
+        )
+        self._outbox.append((message, {}))
 
-    def receive(self, message: client.InSession, pcm: Any) -> None:
+    def sit_down(self, now_s: float) -> None:
+        """The session has a place from now on."""
+        self.opened_s = now_s
+        self.session = attrs.evolve(self.session, phase=Phase.OPENING)
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether its client has no line to it."""
+        return self.detached_s != NEVER
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it stands still, about to be taken elsewhere."""
+        return self.held_until_s != NEVER
+
+    @property
+    def is_still(self) -> bool:
+        """Whether nothing is drawn or sent for it now."""
+        return self.is_detached or self.is_held
+
+    def seen(self, token: str = "", ttl_ms: int = 0) -> None:
+        """The avatar has seen the portrait; the token is for a client that comes back."""
+        if self.session.phase is Phase.OPENING:
+            self._note(opened(self.session, token, ttl_ms))
+
+    def detach(self, now_s: float) -> None:
+        """The line to its client is lost: wait for another."""
+        self.detached_s = now_s
+        self._unsent.clear()
+
+    def resume(self, peer: Peer, next_seq: int, now_s: float) -> None:
+        """Go on with a client on another line, which has all messages before this number.
+
+        Raises `LookupError` if those after it are not kept any more.
+        """
+        self._number()
+        self._unsent = deque(self.history.since(next_seq))
+        self.history.heard(next_seq)
+        self.peer, self.detached_s = peer, NEVER
+        self._pacer = self._pacer and self._pacer.held(now_s)
+
+    def hold(self, until_s: float) -> None:
+        """Stand still: draw and send nothing, and let messages wait."""
+        self._number()
+        self.held_until_s = until_s
+
+    def thaw(self, now_s: float) -> list[tuple[client.InSession, Any]]:
+        """Go on; return the messages that have waited."""
+        self.held_until_s = NEVER
+        self._pacer = self._pacer and self._pacer.held(now_s)
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+    def receive(self, message: client.InSession, pcm: Any, now_s: float) -> None:
         """Take a message of the client; raises `ProtocolError`."""
-        self._note(receive(self.session, message, pcm))
+        self._note(receive(self.session, message, pcm, cover=self._cover_frames()))
         if isinstance(message, client.Interrupt):
             self._metrics.interrupts.inc()
             self._is_late = False
+            self._interrupted = Interruption(now_s)
 
     def drawn(self, pictures: Picture, seconds: float) -> None:
         """The avatar has answered a block."""
         self._metrics.block_s.labels("avatar").observe(seconds)
+        self._block_s = max(seconds, 0.9 * self._block_s)
         before = len(self.session.ready)
         self.session = drawn(self.session, pictures)
         discarded = before + len(pictures) - len(self.session.ready)
         self._metrics.dropped.labels("discarded").inc(discarded)
+
+    def forgotten(self, num_owed: int) -> None:
+        """The avatar has forgotten what had not come out."""
+        self.session = forgotten(self.session, num_owed)
 
     def close(self, reason: str) -> None:
         """End the session now."""
@@ -86,7 +180,8 @@ class Hosted:
 
     def wake_s(self) -> float:
         """Return when `advance` has something to do though nothing arrives."""
-        if self._pacer is None or self.is_closed or not self.session.has_video_credit:
+        is_idle = self.is_still or self.is_closed
+        if self._pacer is None or is_idle or not self.session.has_video_credit:
             return NEVER
         if self.session.ready:
             return self._pacer.due_s
@@ -95,10 +190,22 @@ class Hosted:
 
     def outgoing(self) -> Iterator[Outgoing]:
         """Return the messages that wait, numbered, and forget them."""
-        waiting, self._outbox = self._outbox, []
-        for message, buffers in waiting:
-            yield msgspec.structs.replace(message, seq=self._seq), buffers
-            self._seq += 1
+        self._number()
+        while self._unsent:
+            yield self._unsent.popleft()
+
+    def _number(self) -> None:
+        """Number the messages that wait; from now on they are kept until they are heard."""
+        self._unsent += [self.history.add(*one) for one in self._outbox]
+        self._outbox.clear()
+
+    def _cover_frames(self) -> int:
+        """Return the frames that last while the window fills anew; none if no time passes."""
+        rules = self.session.rules
+        if rules.pacing == "fast":
+            return 0
+        blocks = rules.lookahead_frames // rules.block_frames + 1
+        return math.ceil(blocks * self._block_s / SLOT_S)
 
     def _may_fill(self) -> bool:
         """Whether silence may be put in where no speech is waiting: only to keep real time.
@@ -115,7 +222,7 @@ class Hosted:
         """Yield the steps that send the frames that are due; each begins with the one before."""
         if self.session.rules.pacing == "fast":
             while self.session.ready and self.session.has_video_credit:
-                yield send(self.session)
+                yield self._sent(now_s)
             return
         while (step := self._next_slot(now_s)) is not None:
             yield step
@@ -146,7 +253,14 @@ class Hosted:
             self._pacer = self._pacer.held(now_s)
         self._is_late = is_late
         self._pacer = self._pacer.after()
-        return send(self.session, is_late=is_late and self.session.late_policy == "drop")
+        return self._sent(now_s, is_late=is_late and self.session.late_policy == "drop")
+
+    def _sent(self, now_s: float, *, is_late: bool = False) -> Step:
+        """Send the frame that is ready, and note the first ones after an interruption."""
+        tag = self.session.ready[0].tag
+        if self._interrupted.is_waiting and not tag.is_cover:
+            self._interrupted.note(tag.segment is not None, now_s, self._metrics)
+        return send(self.session, is_late=is_late)
 
     def _missed(self, late_s: float) -> Step | None:
         """Nothing is ready though a frame is due: repeat the last one, or wait."""

@@ -19,6 +19,8 @@ class Metrics:
         gauge = partial(Gauge, registry=registry)
         timer = partial(Histogram, registry=registry)
         self.sessions = gauge("af_sessions", "Sessions that have not ended.")
+        self.waiting = gauge("af_sessions_queued", "Sessions that wait for a place.")
+        self.places = gauge("af_sessions_limit", "Sessions that may run at a time.")
         self.opened = counter("af_sessions_opened_total", "Sessions admitted.")
         self.rejected = counter("af_sessions_rejected_total", "Requests refused.", ["reason"])
         self.session_s = timer(
@@ -35,6 +37,16 @@ class Metrics:
         self.dropped = counter("af_frames_dropped_total", "Pictures not sent.", ["reason"])
         self.underruns = counter("af_audio_underruns_total", "Blocks with silence for speech.")
         self.interrupts = counter("af_interrupts_total", "Interruptions.")
+        self.silence_s = timer(
+            "af_interrupt_to_silence_seconds",
+            "From INTERRUPT to the first frame that was drawn after it.",
+            buckets=BLOCK_S,
+        )
+        self.new_speech_s = timer(
+            "af_interrupt_to_new_speech_seconds",
+            "From INTERRUPT to the first frame of speech of the new epoch.",
+            buckets=BLOCK_S,
+        )
         self.handshake_failures = gauge(
             "af_zmq_handshake_failures", "Connections refused for their keys."
         )

@@ -9,7 +9,7 @@ import attrs
 from af_audio import AudioSource, open_audio, to_mono
 from af_core.geometry import VIDEO_FPS
 
-from af_runtime.client import AvatarClient, AvatarStream
+from af_runtime.client import AvatarClient, AvatarStream, Queued
 from af_runtime.errors import ServiceError
 from af_runtime.generation import VIDEO_SUFFIXES
 from af_runtime.outputs import checked_output
@@ -37,6 +37,7 @@ def say(
     client: AvatarClient,
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda num_frames: None,
+    on_queued: Callable[[Queued], None] = lambda queued: None,
 ) -> Saying:
     """Make a video of ``portrait`` speaking ``audio``, drawn by the worker of ``client``.
 
@@ -49,7 +50,10 @@ def say(
         with (
             Sink(out, source.info, *size) as sink,
             client.open(
-                portrait if isinstance(portrait, str) else Path(portrait), seed=seed, pacing="fast"
+                portrait if isinstance(portrait, str) else Path(portrait),
+                seed=seed,
+                pacing="fast",
+                on_queued=on_queued,
             ) as stream,
         ):
             mouth = _Mouth(source, sink, stream)

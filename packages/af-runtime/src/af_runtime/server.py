@@ -9,48 +9,36 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import attrs
 from af_core.errors import AvatarForcingError
-from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 
-from af_runtime.errors import PeerGoneError, ProtocolError
+from af_runtime.admission import Admission
+from af_runtime.admission import Limits as Limits
+from af_runtime.errors import PeerGoneError, PeerSlowError, ProtocolError
+from af_runtime.greeting import Refusals, answered, refusal
+from af_runtime.handing import Desk, Handing
 from af_runtime.hosting import NEVER, Hosted
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
-from af_runtime.messages.codec import VERSION, Packet, decode_from_client, encode
-from af_runtime.messages.codes import RETRYABLE, Code
+from af_runtime.messages.codec import Packet, decode_from_client, encode
+from af_runtime.messages.codes import Code
 from af_runtime.messages.fields import Message
 from af_runtime.metrics import Metrics
-from af_runtime.session.state import Phase, Rules, Session
+from af_runtime.movers import Movers
+from af_runtime.quotas import Quotas
+from af_runtime.session.state import Phase, Session
 from af_runtime.transport.base import Frames, Peer, ServerTransport
-from af_runtime.worker import Answer, Drawn, Failed, Seen, Worker
+from af_runtime.waiting import Waiting
+from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Kept, Seen, Worker
 
 log = logging.getLogger(__name__)
 
 MESSAGES_A_TURN = 64
 """Messages taken before frames that are due are looked at again."""
-
-RETRY_MS = 1_000
-
-
-@attrs.frozen
-class Limits:
-    """How much one worker takes on."""
-
-    max_sessions: int = 4
-    max_sessions_per_client: int = 4
-    audio_window: int = 30 * 16_000
-    """Samples of speech of one session that may wait."""
-    silence_s: float = 15.0
-    """A client that is silent for as long has gone."""
-    idle_turn_s: float = 0.5
-    """The loop looks around at least this often."""
-
 
 Portraits = Callable[[str], NDArray[Any]]
 """Returns the portrait of a name, uint8 [H, W, 3]; raises `AvatarForcingError`."""
@@ -67,23 +55,44 @@ class Server:
         portraits: Portraits,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
+        quotas: Quotas | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trusts_all: bool = False,
     ) -> None:
+        """Begin; ``trusts_all`` lets any client move sessions of others."""
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
-        self._worker = Worker(avatar, transport.wake)
-        self._hosted: dict[int, Hosted] = {}
-        self._peers: dict[Peer, float] = {}
+        self._worker = Worker(avatar, transport.wake, together=self.limits.together)
+        self.admission = Admission(self.limits, quotas)
+        self._sessions = self.admission.sessions
+        self.metrics.places.set(self.limits.max_sessions)
+        desk = Desk(
+            self._sessions,
+            self._worker,
+            say=self._say,
+            refuse=self._refuse,
+            fail=self._fail,
+            flush=self._flush,
+            forget=self._forget,
+            place=self._place,
+            converse=self._converse,
+            objection=self._objection,
+            clock=clock,
+        )
+        self._handing = Handing(desk, ttl_s=self.limits.resume_ttl_s, trusts_all=trusts_all)
+        self._can_forget = avatar.can_interrupt
         self._streams = itertools.count()
+        self._refusals = Refusals()
         self._drain_s: float | None = None
+        self._movers: Movers | None = None
         self._deadline_s = NEVER
         self._turned_s = clock()
 
     @property
     def num_sessions(self) -> int:
-        """Sessions that have not ended."""
-        return len(self._hosted)
+        """Sessions that have a place and have not ended."""
+        return self.admission.num_placed
 
     @property
     def endpoint(self) -> str:
@@ -106,27 +115,33 @@ class Server:
         since = self._worker.busy_since_s
         return 0.0 if since is None else time.monotonic() - since
 
-    def drain(self, timeout_s: float = 30.0) -> None:
+    def drain(self, timeout_s: float = 30.0, movers: Movers | None = None) -> None:
         """Take no new sessions; ``run`` returns when the last has ended, or after the timeout.
 
-        Any thread, and a signal handler, may call it.
+        ``movers`` take those that run to another worker. Any thread, and a signal handler, may
+        call it.
         """
-        self._drain_s = timeout_s
+        self._drain_s, self._movers = timeout_s, movers
         self._transport.wake()
 
     def run(self) -> None:
         """Serve until drained, then end all that is left."""
         try:
-            while not (self.is_draining and not self._hosted):
+            while not (self.is_draining and self._is_done()):
                 self._turn()
         finally:
-            for hosted in list(self._hosted.values()):
+            for hosted in list(self._sessions.values()):
                 self._end(hosted, Code.ADMIT_DRAINING)
             self._worker.close()
 
+    def _is_done(self) -> bool:
+        """Whether no session is left, and no client may still ask where its session went."""
+        now_s = self._clock()
+        return not self._sessions and (now_s >= self._deadline_s or self._handing.is_quiet(now_s))
+
     def _turn(self) -> None:
         """Wait for something to do, and do it."""
-        wake_s = min((one.wake_s() for one in self._hosted.values()), default=NEVER)
+        wake_s = min((one.wake_s() for one in self._sessions.values()), default=NEVER)
         timeout_s = min(wake_s - self._clock(), self.limits.idle_turn_s)
         for _ in range(MESSAGES_A_TURN):
             received = self._transport.receive(max(0.0, timeout_s))
@@ -138,13 +153,29 @@ class Server:
             self._take(answer)
         self._turned_s = self._clock()
         self.metrics.handshake_failures.set(self._transport.handshake_failures)
+        self._refusals.note(self._transport.handshake_failures, self._turned_s)
         self._watch(self._turned_s)
-        for hosted in list(self._hosted.values()):
+        self._seat()
+        for hosted in list(self._sessions.values()):
             with self._alone(hosted):
                 self._advance(hosted, self._turned_s)
 
+    def _seat(self) -> None:
+        """Give free places to those who wait, and tell the others how far they have come."""
+        while self.num_sessions < self.limits.max_sessions:
+            first = self.admission.line.next()
+            if first is None:
+                break
+            first.hosted.sit_down(self._clock())
+            self._begin(first)
+        self.admission.line.tell()
+        self.metrics.sessions.set(self.num_sessions)
+        self.metrics.waiting.set(len(self.admission.line))
+
     def _advance(self, hosted: Hosted, now_s: float) -> None:
         """Let a session send what is due and hear what it may."""
+        if hosted.is_still:
+            return
         hosted.advance(now_s)
         block = hosted.feed()
         if block is not None:
@@ -163,15 +194,21 @@ class Server:
             self._fail(hosted, Code.INTERNAL, f"A fault of the worker: {type(e).__name__}: {e}")
 
     def _flush(self, hosted: Hosted) -> None:
-        """Send what a session has to say; if its client has gone, so has the session."""
+        """Send what a session has to say; if its client has gone, it waits for it."""
+        if hosted.is_detached:
+            return
         try:
             for message, buffers in hosted.outgoing():
                 self._transport.send(hosted.peer, encode(message, **buffers))
                 self._note_first_frame(hosted, message)
-        except PeerGoneError as e:
-            if not hosted.is_closed:
-                log.warning("a session has ended: %s", e)
+        except PeerSlowError as e:
+            log.warning("a session has ended: %s", e)
             hosted.close(Code.SESSION_EXPIRED)
+        except PeerGoneError:
+            if hosted.session.phase is Phase.QUEUED:
+                hosted.close(Code.SESSION_EXPIRED)
+            else:
+                hosted.detach(self._clock())
         if hosted.is_closed:
             self._forget(hosted)
 
@@ -179,107 +216,118 @@ class Server:
         if isinstance(message, server.Media) and message.pts == 0:
             self.metrics.first_frame_s.observe(self._clock() - hosted.opened_s)
 
-    def _forget(self, hosted: Hosted) -> None:
-        if self._hosted.pop(hosted.stream, None) is not None:
-            self._worker.forget(hosted.stream)
-            self.metrics.session_s.observe(self._clock() - hosted.opened_s)
-            self.metrics.sessions.set(len(self._hosted))
+    def _forget(self, hosted: Hosted, moved: server.Moved | None = None) -> None:
+        was_waiting = self.admission.line.leave(hosted.stream)
+        if self._sessions.pop(hosted.stream, None) is None or was_waiting:
+            return
+        lasted_s = self._clock() - hosted.opened_s
+        self._worker.forget(hosted.stream)
+        self._handing.forgotten(hosted, moved)
+        self.admission.line.note_length(lasted_s)
+        self.metrics.session_s.observe(lasted_s)
 
     def _end(self, hosted: Hosted, reason: str) -> None:
         hosted.close(reason)
         self._flush(hosted)
+        self._forget(hosted)
 
     def _watch(self, now_s: float) -> None:
         """End the sessions of clients that are silent, and all of them when draining takes long."""
-        for peer, heard_s in list(self._peers.items()):
-            if now_s - heard_s > self.limits.silence_s:
-                del self._peers[peer]
-                for hosted in self._of(peer):
-                    self._fail(hosted, Code.SESSION_EXPIRED, "The client was silent for too long.")
+        for peer in self.admission.silent(now_s):
+            for hosted in self.admission.of(peer):
+                self._fail(hosted, Code.SESSION_EXPIRED, "The client was silent for too long.")
         if self._drain_s is not None and self._deadline_s == NEVER:
             self._deadline_s = now_s + self._drain_s
-            for peer in self._peers:
+            for peer in self.admission.peers:
                 self._say(peer, server.Draining(deadline_ms=round(self._drain_s * 1e3)))
-        if now_s >= self._deadline_s:
-            for hosted in list(self._hosted.values()):
+            for hosted in self.admission.line.members():
                 self._end(hosted, Code.ADMIT_DRAINING)
-
-    def _of(self, peer: Peer) -> list[Hosted]:
-        return [one for one in self._hosted.values() if one.peer == peer]
+            if self._movers is not None:
+                self._movers.begin(self._handing, self._transport.wake)
+        if self._movers is not None:
+            self._movers.turn(list(self._sessions.values()), now_s)
+        self._handing.watch(now_s)
+        if now_s >= self._deadline_s:
+            for hosted in list(self._sessions.values()):
+                self._end(hosted, Code.ADMIT_DRAINING)
 
     def _take(self, answer: Answer) -> None:
         """Take an answer of the avatar; its session may have ended meanwhile."""
-        hosted = self._hosted.get(answer.stream)
+        hosted = self._sessions.get(answer.stream)
         if hosted is None:
             return
         with self._alone(hosted):
             match answer:
-                case Seen():
-                    hosted.seen()
+                case Seen() if not self._handing.seen(hosted):
+                    token = self._handing.admitted(hosted.stream)
+                    hosted.seen(token, self._handing.ttl_ms)
+                case Kept():
+                    self._handing.kept(hosted, answer)
                 case Drawn():
                     hosted.drawn(answer.pictures, answer.seconds)
+                case Forgotten():
+                    hosted.forgotten(answer.num_owed)
                 case Failed():
+                    self._handing.failed(hosted, answer.code, answer.message)
                     self._fail(hosted, answer.code, answer.message)
 
     def _receive(self, peer: Peer, frames: Frames) -> None:
         """Take what came from a client; whatever it is, the worker goes on."""
-        self._peers[peer] = self._clock()
+        now_s = self._clock()
+        for stranger in self.admission.hear(peer, self._transport.user, now_s):
+            stranger.close(Code.SESSION_EXPIRED)
+            self._forget(stranger)
         try:
-            self._handle(peer, decode_from_client(frames))
+            packet = decode_from_client(frames)
+            self.admission.charge(peer, packet, sum(map(len, frames)), now_s)
+            self._handle(peer, packet)
         except ProtocolError as e:
-            hosted = self._find(peer, e.session)
+            hosted, after_ms = self.admission.find(peer, e.session), e.retry_after_ms
             if hosted is None:
-                self._refuse(peer, Code(e.code), str(e), e.session or "")
+                self._refuse(peer, Code(e.code), str(e), e.session or "", after_ms)
             else:
-                self._fail(hosted, Code(e.code), str(e))
+                self._fail(hosted, Code(e.code), str(e), after_ms)
 
     def _handle(self, peer: Peer, packet: Packet[client.FromClient]) -> None:
         message = packet.message
         match message:
             case client.Hello():
-                self._greet(peer, message)
+                self._say(peer, answered(message, self.info, self.admission.greeted(peer, message)))
             case client.Ping():
-                self._say(peer, server.Pong(nonce=message.nonce))
+                self._say(peer, server.Pong(nonce=message.nonce, heard=self._heard(peer, message)))
             case client.Open():
                 self._open(peer, message, packet.arrays.get("portrait"))
+            case client.Resume() | client.Snapshot() | client.Restore() | client.Release():
+                self._handing.handle(peer, message, packet.arrays)
             case _:
-                hosted = self._find(peer, message.session)
+                hosted = self.admission.find(peer, message.session)
                 if hosted is None:
                     text = f"There is no session {message.session!r} of this connection."
                     self._refuse(peer, Code.SESSION_UNKNOWN, text, message.session)
                 else:
                     self._converse(hosted, message, packet.arrays.get("pcm"))
 
+    def _heard(self, peer: Peer, ping: client.Ping) -> dict[str, int]:
+        """Forget messages that a client has, and return what has come of it."""
+        for hosted in self.admission.of(peer):
+            hosted.history.heard(ping.heard.get(hosted.session.name, 0))
+        return {one.session.name: one.session.next_seq for one in self.admission.of(peer)}
+
     def _converse(self, hosted: Hosted, message: client.InSession, pcm: Any) -> None:
+        if hosted.is_held:
+            hosted.waiting.append((message, pcm))
+            return
         with self._alone(hosted):
-            hosted.receive(message, pcm)
+            self._handing.spoken(hosted)
+            was_asked = hosted.session.is_forgetting
+            hosted.receive(message, pcm, self._clock())
+            if hosted.session.is_forgetting and not was_asked:
+                self._worker.interrupt(hosted.stream)
             self._flush(hosted)
 
-    def _find(self, peer: Peer, name: str | None) -> Hosted | None:
-        return next((one for one in self._of(peer) if one.session.name == name), None)
-
-    def _greet(self, peer: Peer, hello: client.Hello) -> None:
-        if not hello.min_version <= VERSION <= hello.max_version:
-            text = (
-                f"This worker speaks version {VERSION}; "
-                f"the client {hello.min_version} to {hello.max_version}."
-            )
-            self._refuse(peer, Code.VERSION, text)
-            return
-        info = self.info
-        lookahead = round(info.lookahead_ms * info.sample_rate / 1e3)
-        what = server.Format(
-            preset=info.preset,
-            width=info.width,
-            height=info.height,
-            block_samples=info.frames_per_block * SAMPLES_PER_FRAME,
-            lookahead_samples=lookahead,
-        )
-        name = f"af-runtime/{version('af-runtime')}"
-        self._say(peer, server.HelloOk(version=VERSION, format=what, server=name))
-
     def _open(self, peer: Peer, message: client.Open, portrait: NDArray[Any] | None) -> None:
-        code, text = self._objection(peer, message)
+        may_wait = self.admission.may_wait(peer)
+        code, text = self._objection(peer, message.session, message.seq, may_wait)
         if code is not None:
             self._refuse(peer, code, text, message.session)
             return
@@ -295,66 +343,57 @@ class Server:
             return
         self._admit(peer, message, picture)
 
-    def _objection(self, peer: Peer, message: client.Open) -> tuple[Code | None, str]:
-        """Return why a session cannot be opened, if so."""
-        if message.seq != 0:
-            return Code.SEQ_GAP, f"OPEN is message 0 of its session, not {message.seq}."
+    def _objection(
+        self, peer: Peer, name: str, seq: int = 0, may_wait: bool = False
+    ) -> tuple[Code | None, str]:
+        """Return why a session cannot be opened or taken over, if so."""
         if self.is_draining:
             return Code.ADMIT_DRAINING, "This worker is about to stop; ask another."
-        if any(one.session.name == message.session for one in self._hosted.values()):
-            return Code.SESSION_EXISTS, f"There is a session {message.session!r} already."
-        if len(self._of(peer)) >= self.limits.max_sessions_per_client:
-            most = self.limits.max_sessions_per_client
-            return Code.AUTH_QUOTA, f"A client may have {most} sessions at a time."
-        if len(self._hosted) >= self.limits.max_sessions:
-            return Code.ADMIT_FULL, f"All {self.limits.max_sessions} places are taken."
-        return None, ""
+        return self.admission.objection(peer, name, seq, may_wait)
 
     def _admit(self, peer: Peer, message: client.Open, portrait: NDArray[Any]) -> None:
-        frame_ms = 1e3 / self.info.fps
-        rules = Rules(
-            block_frames=self.info.frames_per_block,
-            lookahead_frames=-int(-self.info.lookahead_ms // frame_ms),
-            audio_window=self.limits.audio_window,
-            pacing=message.pacing,
-        )
-        session = Session(
-            name=message.session,
-            rules=rules,
-            late_policy=message.late_policy,
-            phase=Phase.OPENING,
-            video_limit=message.video_limit,
-        )
-        stream = next(self._streams)
-        self._hosted[stream] = Hosted(session, peer, stream, self._clock(), self.metrics)
-        self._worker.open(stream, portrait, message.seed)
-        self.metrics.opened.inc()
-        self.metrics.sessions.set(len(self._hosted))
+        session = self.admission.new_session(message, self.info)
+        new = Waiting(self._place(session, peer), portrait, message.seed)
+        if session.phase is Phase.QUEUED:
+            self.admission.line.join(new)
+        else:
+            self._begin(new)
 
-    def _fail(self, hosted: Hosted, code: Code, text: str) -> None:
+    def _place(self, session: Session, peer: Peer) -> Hosted:
+        """Host a session."""
+        rules = attrs.evolve(session.rules, can_forget=self._can_forget)
+        session, stream = attrs.evolve(session, rules=rules), next(self._streams)
+        hosted = self._sessions[stream] = Hosted(session, peer, stream, self._clock(), self.metrics)
+        return hosted
+
+    def _begin(self, new: Waiting) -> None:
+        """Let the avatar look at the portrait of a session that has a place."""
+        self._worker.open(new.hosted.stream, new.portrait, new.seed)
+        self.metrics.opened.inc()
+
+    def _fail(self, hosted: Hosted, code: Code, text: str, after_ms: int = 0) -> None:
         """End a session with an error, alone."""
-        self._say_error(hosted.peer, code, text, hosted.session.name, fatal=True)
+        self._say_error(hosted.peer, code, text, hosted.session.name, True, after_ms)
         self._end(hosted, code)
 
-    def _refuse(self, peer: Peer, code: Code, text: str, session: str = "") -> None:
+    def _refuse(
+        self, peer: Peer, code: Code, text: str, session: str = "", after_ms: int = 0
+    ) -> None:
         self.metrics.rejected.labels(code).inc()
-        self._say_error(peer, code, text, session, fatal=bool(session))
+        if code is Code.ADMIT_FULL:
+            line = self.admission.line
+            after_ms = line.retry_after_ms(len(line) + 1)
+        self._say_error(peer, code, text, session, bool(session), after_ms)
 
-    def _say_error(self, peer: Peer, code: Code, text: str, session: str, *, fatal: bool) -> None:
+    def _say_error(
+        self, peer: Peer, code: Code, text: str, session: str, fatal: bool, after_ms: int
+    ) -> None:
         self.metrics.errors.labels(code).inc()
-        error = server.Error(
-            code=code,
-            message=text[:2048],
-            session=session,
-            fatal=fatal,
-            retryable=code in RETRYABLE,
-            retry_after_ms=RETRY_MS if code in RETRYABLE else 0,
-        )
-        self._say(peer, error)
+        self._say(peer, refusal(code, text, session, fatal=fatal, after_ms=after_ms))
 
-    def _say(self, peer: Peer, message: Message) -> None:
+    def _say(self, peer: Peer, message: Message, **arrays: NDArray[Any]) -> None:
         """Send a message of no session; who has gone does not hear it."""
         try:
-            self._transport.send(peer, encode(message))
+            self._transport.send(peer, encode(message, **arrays))
         except PeerGoneError:
             log.info("a client went before it was answered")

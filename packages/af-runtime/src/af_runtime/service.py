@@ -18,6 +18,7 @@ from af_runtime.errors import KeysError, PortraitError
 from af_runtime.gallery import shipped_portraits
 from af_runtime.health import Health, HealthServer
 from af_runtime.portrait import load_portrait
+from af_runtime.quotas import Quotas
 from af_runtime.server import Limits, Server
 from af_runtime.transport.curve import ServerKeys, server_keys
 from af_runtime.transport.endpoints import is_local
@@ -63,13 +64,22 @@ def running(load: Callable[[], Avatar], options: ServiceOptions) -> Iterator[Ser
     The ports are bound first: a port in use is told at once, and health says ``warming`` meanwhile.
     """
     keys = checked_keys(options)
+    quotas = Quotas(keys and keys.clients, audio_window=options.limits.audio_window)
     transport = ZmqServer(options.bind, keys)
     health, pages = Health(), None
     try:
         pages = HealthServer(health, options.health) if options.health else None
         avatar = load()
         warm_up(avatar)
-        server = Server(avatar, transport, portraits=gallery(avatar), limits=options.limits)
+        server = Server(
+            avatar,
+            transport,
+            portraits=gallery(avatar),
+            limits=options.limits,
+            quotas=quotas,
+            trusts_all=keys is None and is_local(options.bind),
+        )
+        _ = avatar.identity.weights  # hashed here, not when the first session moves
         health.server = server
         yield server
     finally:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from af_train import draws
 from af_train.batches import Batch, Source
+from af_train.guidance import Guidance
 from af_train.levels import euler_grid, grid_indices
 from af_train.networks import Conditions
 from af_train.objectives.needs import clip_of, num_blocks
@@ -33,7 +34,11 @@ class BackfillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Euler steps; every rung of the ladder must be a node of the grid."""
     shift: float = 5.0
     guidance_weight: float = 1.5
-    """w of u + w (c - u)."""
+    """w of u + w (c - u), for the voice and, unless it has its own, for the prompt."""
+    text_guidance_weight: float | None = None
+    """w of the prompt, if it is another; then each step takes three passes."""
+    negative_prompt: str | None = None
+    """What is read where there is no prompt; None reads zeros."""
     mask: Literal["bidirectional", "teacher_forced"] = "bidirectional"
     """``teacher_forced`` is for a causal teacher: each block over the true past."""
     seed: int = 0
@@ -60,6 +65,8 @@ class Backfill:
     anchors: DualAnchorCache
     """Read only for a causal teacher."""
     block_latents: int
+    negative: Tensor | None = None
+    """Embedding of the negative prompt, ``[1, token, d]``."""
 
     def header(self, clip: torch.Size) -> Header:
         """Return what the shards will say of themselves; ``clip`` is the shape [f, c, h, w]."""
@@ -69,6 +76,8 @@ class Backfill:
             shift=c.shift,
             num_steps=c.num_steps,
             guidance_weight=c.guidance_weight,
+            text_guidance_weight=c.text_guidance_weight,
+            negative_prompt=c.negative_prompt,
             mask=c.mask,
             teacher=weights_hash(self.teacher),
             seed=c.seed,
@@ -88,14 +97,15 @@ class Backfill:
 
     def _velocity(self, batch: Batch) -> Velocity:
         given = Conditions(batch.portrait, batch.rows, batch.text)
-        weight = self.config.guidance_weight
+        audio, text = self.config.guidance_weight, self.config.text_guidance_weight
+        guidance = Guidance(audio, audio if text is None else text, self.negative)
         if self.config.mask == "bidirectional":
-            return guided_velocity(self.teacher, given, weight, batch.num_frames)
+            return guided_velocity(self.teacher, given, guidance, batch.num_frames)
         num_blocks(batch, self.block_latents)
         return teacher_forced_velocity(
             self.teacher,
             given,
-            weight,
+            guidance,
             clip_of(batch),
             self.anchors,
             self.block_latents,

@@ -28,6 +28,9 @@ class Batch:
     """Prompt embeddings ``[b or 1, token, d]``, for networks that take text."""
     states: Tensor | None = None
     """A teacher's trajectory at the rungs of the ladder, cleanest last: ``[b, s, f, c, h, w]``."""
+    weights: Tensor | None = None
+    """How much each element of a clip counts where errors are averaged, ``[c or 1, h, w]`` with
+    mean 1; None lets all count alike."""
 
     def __len__(self) -> int:
         return len(self.portrait)
@@ -52,3 +55,20 @@ class Source(Protocol):
     def draw(self, seeds: Sequence[int]) -> Batch:
         """Return one sample per seed; the same seed gives the same sample."""
         ...
+
+
+@attrs.frozen(eq=False)
+class Weighted:
+    """A ``Source`` whose clips count more in some places, such as at the mouth.
+
+    What minimises an error does not depend on these weights; what a small network spends its
+    capacity on does.
+    """
+
+    source: Source
+    weights: Tensor
+    """``[c or 1, h, w]``; scaled to a mean of 1."""
+
+    def draw(self, seeds: Sequence[int]) -> Batch:
+        """Return what the source returns, with weights."""
+        return attrs.evolve(self.source.draw(seeds), weights=self.weights / self.weights.mean())

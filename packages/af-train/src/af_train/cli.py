@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from af_core.errors import AvatarForcingError
@@ -13,9 +13,7 @@ from rich.table import Table
 
 from af_train.commands import benchmark
 from af_train.commands.ablate import ablate
-
-if TYPE_CHECKING:
-    from af_train.recipes.distill import Distillation
+from af_train.recipes.settings import UnknownNameError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 app.add_typer(benchmark.app, name="benchmark")
@@ -23,19 +21,16 @@ app.command()(ablate)
 _console = Console(stderr=True)
 _BAD_CONFIG = 78
 _USAGE = 2
-
-
-class UnknownNameError(AvatarForcingError):
-    """No recipe or suite has this name."""
-
-
-_RECIPES = ("toon", "toon_sync", "toon_teacher", "toon_ode", "toon_dmd", "lamp")
-_WORLDS = ("toon", "lamp")
+_RECIPES = (
+    "toon, toon_sync, toon_teacher|backfill|ode|dmd; lamp; paper_1_3b_teacher|backfill|ode|dmd; "
+    "liveavatar_teacher|forcing|dmd; a family's name alone runs its stages in order"
+)
+_WORLDS = ("toon", "lamp", "paper_1_3b")
 
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help=f"What to train: {', '.join(_RECIPES)}.")],
+    recipe: Annotated[str, typer.Argument(help=f"What to train: {_RECIPES}.")],
     directory: Annotated[
         Path | None, typer.Option(help="Checkpoints and results; runs/RECIPE or runs/distill.")
     ] = None,
@@ -43,10 +38,15 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Recipe option, NAME=VALUE or dmd.trainer.steps=VALUE."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell stages, memory and what is missing; run none.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The dry run on standard output.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
 ) -> None:
     """Train; a run that was stopped goes on where it was. Works under torchrun."""
-    _known(recipe, "recipe", _RECIPES)
     import torch
 
     from af_train.recipes.settings import parse_settings
@@ -54,7 +54,11 @@ def run(
     from af_train.recipes.toon_sync import ToonSyncRecipe, train_toon_sync
 
     torch.set_num_threads(threads)
-    world, _, stage = recipe.partition("_")
+    if dry_run:
+        from af_train.commands.dry_run import tell
+
+        tell(recipe, directory, settings or [], as_json=as_json, console=_console)
+        return
     if recipe == "toon":
         made = parse_settings(ToonRecipe, settings or [])
         train_toon(directory or Path("runs/toon"), made, _console.print)
@@ -63,12 +67,13 @@ def run(
         chosen = parse_settings(ToonSyncRecipe, settings or [])
         train_toon_sync(directory or Path("runs/toon_sync"), chosen, _console.print)
         return
-    chain = _chain(world, directory, settings)
+    chain, stage = _chain(recipe, directory, settings)
     from af_train.parallel import leave_world
 
     path = getattr(chain, stage or "run")()
     leave_world()
-    _console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    files = [path] if path.is_file() else [*path.iterdir()]
+    _console.print(f"{path}  {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
 
 
 @app.command()
@@ -88,41 +93,153 @@ def backfill(
     torch.set_num_threads(threads)
     from af_train.parallel import leave_world
 
-    chain = _chain(world, directory, settings)
+    chain, _ = _chain(f"{world}_backfill", directory, settings)
     folder = chain.backfill()
     leave_world()
     _console.print(f"{len(list(folder.iterdir()))} shards in {folder}")
 
 
-def _chain(world: str, directory: Path | None, settings: list[str] | None) -> "Distillation":
-    """Return the distillation of a world, with settings applied."""
+def _chain(
+    recipe: str, directory: Path | None, settings: list[str] | None
+) -> tuple[Any, str | None]:
+    """Return the chain a recipe belongs to, with settings applied, and the stage it names."""
     from af_train.parallel import join_world
-    from af_train.recipes.lamp import lamp_chain, lamp_recipe
+    from af_train.recipes.catalogue import find
     from af_train.recipes.settings import with_settings
-    from af_train.recipes.toon_distill import toon_chain, toon_distill_recipe
 
-    if world == "lamp":
-        made = with_settings(lamp_recipe(), settings or [])
-        return lamp_chain(directory or Path("runs/lamp"), made, join_world())
-    made = with_settings(toon_distill_recipe(), settings or [])
-    return toon_chain(directory or Path("runs/distill"), made, join_world())
+    family, stage = find(recipe)
+    made = with_settings(family.recipe(), settings or [])
+    return family.chain(directory or Path(family.directory), made, join_world()), stage
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of videos, or a .jsonl or .csv manifest.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the store.")],
+    preset: Annotated[str, typer.Option(help="Preset or pipeline file that encodes.")] = "toon",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Pipeline option, a.b=c; repeatable.")
+    ] = None,
+    fit: Annotated[str, typer.Option(help="How frames are fitted: crop, pad, release.")] = "crop",
+    latents: Annotated[
+        int, typer.Option(min=1, help="Latents of a clip after the first; 20 are 3.24 s.")
+    ] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Summary on standard output.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
+) -> None:
+    """Turn recordings into clips to train on; files that will not do are listed, not fatal.
+
+    Stop it and go on at will. Works under torchrun. Exits with 1 if no recording was usable.
+    """
+    import msgspec
+    import torch
+
+    from af_train.commands.prepare import prepare as prepare_store
+    from af_train.data.prepare import PrepareConfig
+
+    torch.set_num_threads(threads)
+    _known(fit, "fit", ("crop", "pad", "release"))
+    config = msgspec.convert({"clip_latents": latents, "fit": fit}, PrepareConfig)
+    code = prepare_store(
+        source, output, preset, settings or [], config, as_json=as_json, console=_console
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
 def export(
-    recipe: Annotated[str, typer.Argument(help="Whose weights: toon.")],
-    target: Annotated[Path, typer.Argument(help="Folder for the safetensors files.")],
-    directory: Annotated[Path, typer.Option(help="Where it was trained.")] = Path("runs/toon"),
+    source: Annotated[
+        Path,
+        typer.Argument(help="A run, a stage, a checkpoint or a stage's file; or the recipe toon."),
+    ],
+    target: Annotated[
+        Path | None, typer.Argument(help="For the recipe toon: folder for its files.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write, .safetensors.")
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="In half precision, as shipped weights are.")
+    ] = False,
+    role: Annotated[
+        str | None, typer.Option(help="Of a checkpoint: student, teacher or critic.")
+    ] = None,
+    average: Annotated[
+        bool, typer.Option(help="Of a checkpoint: averaged weights, where there are any.")
+    ] = True,
+    base: Annotated[
+        Path | None, typer.Option(help="Of a checkpoint of an adapter: what it stands on.")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="JSON of `evaluate` or `measure`, for header and card.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Stream a second with the file, and compare.")
+    ] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="Pipeline to verify with; by default the run's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Result on standard output.")] = False,
+    directory: Annotated[
+        Path, typer.Option(help="For the recipe toon: where it was trained.")
+    ] = Path("runs/toon"),
     readers: Annotated[
-        bool, typer.Option("--readers", help="Write the networks that evaluate reads with instead.")
+        bool, typer.Option("--readers", help="For the recipe toon: the reading networks instead.")
     ] = False,
 ) -> None:
-    """Write trained weights as the preset reads them."""
+    """Write trained weights as a file that streams; of the recipe toon, all files of the preset."""
+    if output is not None:
+        from af_train.commands.export import export_weights
+
+        _known(role or "student", "role", ("student", "teacher", "critic"))
+        export_weights(
+            source,
+            output,
+            role=role,
+            averaged=average,
+            base=base,
+            half=half,
+            metrics=metrics,
+            check=verify,
+            preset=preset,
+            as_json=as_json,
+            console=_console,
+        )
+        return
     from af_train.recipes.toon import export_readers, export_toon
 
-    _known(recipe, "recipe", ["toon"])
+    if target is None:
+        raise UnknownNameError("Where to? -o FILE.safetensors; or, for the recipe toon, a folder.")
+    _known(str(source), "recipe", ["toon"])
     for path in (export_readers if readers else export_toon)(directory, target):
         _console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="A run, or one stage of it.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write; report.html in there.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The numbers instead, on standard output.")
+    ] = False,
+) -> None:
+    """Draw a run as one page: curves, pace, settings, checkpoints and samples over time."""
+    from af_train.report.page import render
+    from af_train.report.runs import read_report
+
+    found = read_report(directory)
+    if as_json:
+        import msgspec
+
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        return
+    path = output or directory / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(found), "utf-8")
+    stages = ", ".join(f"{stage.name} {stage.step}/{stage.steps}" for stage in found.stages)
+    _console.print(f"{path}  {path.stat().st_size / 1e3:.0f} kB: {stages}")
 
 
 @app.command()

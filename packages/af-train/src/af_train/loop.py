@@ -133,7 +133,7 @@ def _descend(
     optimiser.step()
 
 
-def progress_bar() -> Progress:
+def progress_bar(console: Console | None = None) -> Progress:
     """Return the bar of a run, on standard error: done, how long yet, the newest loss."""
     return Progress(
         TextColumn("{task.description}"),
@@ -142,7 +142,7 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[log]}"),
-        console=Console(stderr=True),
+        console=console or Console(stderr=True),
     )
 
 

@@ -50,13 +50,20 @@ class Conditions:
     """``[b, 4 f, d]``."""
     text: Tensor | None = None
 
-    def silent(self) -> "Conditions":
-        """Return the unconditional ones of guidance: no audio, no prompt, the same portrait.
+    def silent(self, negative: Tensor | None = None) -> "Conditions":
+        """Return the unconditional ones of guidance: no audio, the same portrait.
 
-        x
+        Networks that take text read ``negative [1, token, d]`` instead of the prompt, or zeros.
         """
-        text = None if self.text is None else torch.zeros_like(self.text)
+        text = self.text
+        if text is not None:
+            blank = torch.zeros_like(text) if negative is None else negative.to(text)
+            text = blank.expand_as(text)
         return Conditions(self.portrait, torch.zeros_like(self.rows), text)
+
+    def unheard(self) -> "Conditions":
+        """Return the same without audio."""
+        return Conditions(self.portrait, torch.zeros_like(self.rows), self.text)
 
 
 def predict(

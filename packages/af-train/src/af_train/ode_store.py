@@ -46,6 +46,10 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clips_per_shard: int
     frames: tuple[int, ...]
     """Shape of a clip, [f, c, h, w]."""
+    text_guidance_weight: float | None = None
+    """Weight of the prompt; None: as ``guidance_weight``, in one pass."""
+    negative_prompt: str | None = None
+    """What was read where there was no prompt; None: zeros."""
 
     @property
     def num_shards(self) -> int:
@@ -100,7 +104,12 @@ def read_header(path: Path) -> Header:
         raise StoreError(f"The header of {path} cannot be read: {error}") from error
 
 
-def require_same(header: Header, wanted: Mapping[str, object], path: Path) -> None:
+_REMEDY = "Make a store in another folder with `af-train backfill`, or ask for what is there."
+
+
+def require_same(
+    header: msgspec.Struct, wanted: Mapping[str, object], path: Path, remedy: str = _REMEDY
+) -> None:
     """Raise ``StoreError`` naming every field in which a store differs from what is wanted."""
     found = msgspec.structs.asdict(header)
     off = [name for name, value in wanted.items() if not _equal(found[name], value)]
@@ -108,10 +117,7 @@ def require_same(header: Header, wanted: Mapping[str, object], path: Path) -> No
         lines = "\n".join(
             f"    {n}: {json.dumps(found[n])}, not {json.dumps(wanted[n])}" for n in off
         )
-        raise StoreError(
-            f"{path} was made otherwise than it is asked to be:\n{lines}\n"
-            "Make a store in another folder with `af-train backfill`, or ask for what is there."
-        )
+        raise StoreError(f"{path} was made otherwise than it is asked to be:\n{lines}\n{remedy}")
 
 
 def _equal(found: object, wanted: object) -> bool:

@@ -38,16 +38,22 @@ class World:
             dist.barrier()
 
 
-def join_world() -> World:
-    """Return this process's place as torchrun tells it; alone without torchrun."""
+def place_in_world() -> World:
+    """Return this process's place as torchrun tells it, for work that needs no word of others."""
     cuda = torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
-    size = int(os.environ.get("WORLD_SIZE", "1"))
     if cuda:
         torch.cuda.set_device(device)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
-    return World(int(os.environ.get("RANK", "0")), size, device)
+    rank, size = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE"))
+    return World(rank, max(1, size), device)
+
+
+def join_world() -> World:
+    """Return this process's place as torchrun tells it; alone without torchrun."""
+    world = place_in_world()
+    if world.size > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo" if world.device == "cpu" else "nccl")
+    return world
 
 
 def leave_world() -> None:

@@ -34,17 +34,18 @@ class Rollout:
     network: Any
     """The student, ``Trainable``."""
 
-    def backward(self, field: Tensor) -> None:
+    def backward(self, field: Tensor, first: int = 0) -> None:
         """Accumulate d<clip, field>/d weights, window by window; ``field`` is shaped as the clip.
 
-        If the field is dL/dclip, this is the gradient of L (vector-Jacobian products add up).
+        Windows that end before frame ``first``, where the field is 0, are not run. If the field is
+        dL/dclip, this is the gradient of L (vector-Jacobian products add up).
         """
-        for window, clean in self.again():
+        for window, clean in self.again(first):
             (clean * field[:, window.frames]).sum().backward()
 
-    def again(self) -> Iterator[tuple["Window", Tensor]]:
-        """Yield each window and its clean estimate, computed anew with gradients."""
-        for window in self.windows:
+    def again(self, first: int = 0) -> Iterator[tuple["Window", Tensor]]:
+        """Yield each window past ``first`` and its clean estimate, computed anew with gradients."""
+        for window in (w for w in self.windows if w.frames.stop > first):
             with torch.enable_grad():
                 yield window, window.clean(window.kept.again(self.network))
 

@@ -16,13 +16,19 @@ import msgspec
 import torch
 from af_core.errors import AvatarForcingError, ConfigError
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 
 from af_train import checkpoints
+from af_train.adapters import AdapterConfig, adapt, merged
 from af_train.batches import Source
 from af_train.draws import sample_seeds, shared
-from af_train.loop import TrainingDivergedError, append_record, progress_bar, warm_cosine
-from af_train.objectives.contract import Losses, Objective, Turn
+from af_train.journal import Journal
+from af_train.loop import TrainingDivergedError, progress_bar, warm_cosine
+from af_train.objectives.contract import Losses, Objective, Turn, drawn_at
 from af_train.parallel import Precision, World, shard, whole, whole_weights
 
 
@@ -44,6 +50,8 @@ class RoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Decay of the moving average of the weights; None keeps none."""
     average_from: int = 0
     """Updates before the average begins, as a copy."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter in place of the network's own weights."""
 
 
 class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +71,8 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: int = 2
     """Checkpoints that stay."""
     log_every: int = 10
+    tensorboard: bool = False
+    """Write event files for TensorBoard too, into ``events`` (extra ``af-train[tensorboard]``)."""
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
@@ -85,7 +95,7 @@ class Role:
 
     def follow(self) -> None:
         """Move the average after an update; begin it when its time has come."""
-        decay, named = self.config.average, dict(self.network.named_parameters())
+        decay, named = self.config.average, self.moving()
         if decay is None or self.updates < self.config.average_from:
             return
         with torch.no_grad():
@@ -93,6 +103,10 @@ class Role:
                 self.average = {name: p.detach().clone() for name, p in named.items()}
             for name, value in self.average.items():
                 value.lerp_(named[name], 1 - decay)
+
+    def moving(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are trained."""
+        return {n: p for n, p in self.network.named_parameters() if p.requires_grad}
 
     def rate(self, progress_steps: int, steps: int) -> float:
         """Return the learning rate: warm-up counts updates, the cosine counts steps."""
@@ -102,7 +116,12 @@ class Role:
         return c.learning_rate * warm * factor
 
     def weights(self) -> dict[str, Tensor]:
-        """Return what is to be used: averaged parameters if there are any, whole, on the CPU."""
+        """Return what is to be used, whole, on the CPU: averaged if there is an average, merged."""
+        state, adapter = self.unmerged(), self.config.adapter
+        return state if adapter is None else merged(state, adapter)
+
+    def unmerged(self) -> dict[str, Tensor]:
+        """Return the same with an adapter apart, if there is one."""
         averaged = {name: whole(value).cpu() for name, value in (self.average or {}).items()}
         return whole_weights(self.network) | averaged
 
@@ -124,6 +143,9 @@ class Trainer:
         _require_roles(objective, networks, config)
         for name in objective.frozen:
             networks[name].eval().requires_grad_(False)
+        for name in objective.roles:
+            if (adapter := config.roles[name].adapter) is not None:
+                adapt(networks[name], adapter, config.seed)
         self.networks = {
             name: shard(network, self.world, config.precision) for name, network in networks.items()
         }
@@ -138,6 +160,7 @@ class Trainer:
             config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
+            fused=self.world.size == 1,
         )
         return Role(network, config, optimiser)
 
@@ -150,21 +173,40 @@ class Trainer:
         """Train to the end; ``on_step`` hears of each step that is done."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.resume()
-        began = time.monotonic()
+        journal = self._journal()
+        record: dict[str, dict[str, Tensor]] = {}
+        """The newest update of each role since the last line of the history."""
+        began, seen = time.monotonic(), _Pace(time.monotonic())
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             name = self.directory.name
             task = bar.add_task(name, total=self.config.steps, completed=self.step, log="")
             while self.step < self.config.steps:
-                record = {role: self._update(role) for role in self.objective.turns(self.step)}
+                turns = self.objective.turns(self.step)
+                record |= {role: self._update(role) for role in turns}
                 self.step += 1
+                seen.add(self.samples * len(turns))
                 if self.step % self.config.log_every == 0:
-                    losses = self._log(record, time.monotonic() - began)
-                    bar.update(task, log=losses)
+                    spent = {"seconds": round(time.monotonic() - began, 1)}
+                    spent |= seen.told(time.monotonic(), self.config.steps - self.step)
+                    bar.update(task, log=self._log(journal, record, spent))
+                    record = {}
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                     self.save()
                 bar.advance(task)
                 on_step(self.step)
+        journal.close()
+
+    def _journal(self) -> Journal:
+        return Journal.begin(
+            self.directory,
+            self.config,
+            {n: sum(p.numel() for p in r.network.parameters()) for n, r in self.roles.items()},
+            samples=self.samples,
+            from_step=self.step,
+            tensorboard=self.config.tensorboard,
+            leads=self.world.leads,
+        )
 
     def _update(self, name: str) -> dict[str, Tensor]:
         """Let one role take one step on a batch of its own."""
@@ -178,19 +220,21 @@ class Trainer:
         norm = whole(nn.utils.clip_grad_norm_(parameters, role.config.gradient_clip))
         if not math.isfinite(float(norm)):
             raise self._diverged(name, sums)
-        role.optimiser.param_groups[0]["lr"] = role.rate(self.step, self.config.steps)
+        rate = role.rate(self.step, self.config.steps)
+        role.optimiser.param_groups[0]["lr"] = rate
         role.optimiser.step()
         role.optimiser.zero_grad(set_to_none=True)
         role.updates += 1
         role.follow()
-        return sums | {"gradient": norm}
+        return sums | {"gradient": norm, "rate": torch.tensor(rate)}
 
     def _micro_batch(self, name: str, micro: int) -> Losses:
         c = self.config
         first = (self.world.rank * c.accumulate + micro) * c.batch_size
         numbers = range(first, first + c.batch_size)
-        batch = self.source.draw(sample_seeds(c.seed, self.step, name, numbers))
-        turn = Turn(name, self.step, shared(c.seed, self.step, name), 1 / c.accumulate)
+        drawn = drawn_at(self.objective, name, self.step)
+        batch = self.source.draw(sample_seeds(c.seed, drawn, name, numbers))
+        turn = Turn(name, self.step, shared(c.seed, drawn, name), 1 / c.accumulate)
         try:
             with self._precision():
                 return self.objective.backward(turn, self.networks, batch.to(self.world.device))
@@ -214,15 +258,18 @@ class Trainer:
             f"roles.{name}.learning_rate, or gradient_clip, and run again."
         )
 
-    def _log(self, record: Mapping[str, Mapping[str, Tensor]], seconds: float) -> str:
+    def _log(
+        self,
+        journal: Journal,
+        record: Mapping[str, Mapping[str, Tensor]],
+        spent: Mapping[str, float],
+    ) -> str:
         values = {
-            f"{role}/{key}": round(float(value), 6)
+            f"{role}/{key}": float(f"{float(value):.6g}")
             for role, losses in record.items()
             for key, value in losses.items()
         }
-        if self.world.leads:
-            line = {"step": self.step, "seconds": round(seconds, 1)} | values
-            append_record(self.directory, line)
+        journal.write({"step": self.step, **spent, **values})
         return " ".join(f"{k} {v:.4g}" for k, v in values.items() if k.endswith("loss"))
 
     def save(self) -> Path:
@@ -244,8 +291,7 @@ class Trainer:
             role.updates = about.updates[name]
             begun = role.config.average is not None and role.updates >= role.config.average_from
             if begun and role.updates:
-                named = role.network.named_parameters()
-                role.average = {n: p.detach().clone() for n, p in named}
+                role.average = {n: p.detach().clone() for n, p in role.moving().items()}
         state = self._state()
         checkpoints.read(path, state, self.world)
         for name, role in self.roles.items():
@@ -255,6 +301,7 @@ class Trainer:
                 role.optimiser,
                 model_state_dict=part["network"],
                 optim_state_dict=part["optimiser"],
+                options=_options(role),
             )
         self.step = about.step
 
@@ -262,11 +309,38 @@ class Trainer:
         """Return the tensors of a checkpoint, as they lie in this process."""
         state = {}
         for name, role in self.roles.items():
-            network, optimiser = get_state_dict(role.network, role.optimiser)
+            network, optimiser = get_state_dict(
+                role.network, role.optimiser, options=_options(role)
+            )
             state[name] = {"network": network, "optimiser": optimiser}
             if role.average is not None:
                 state[name]["average"] = role.average
         return state
+
+
+def _options(role: Role) -> StateDictOptions:
+    """Leave what an adapter stands on out of checkpoints: the stage began with it."""
+    adapted = role.config.adapter is not None
+    return StateDictOptions(ignore_frozen_params=adapted, strict=not adapted)
+
+
+@attrs.define
+class _Pace:
+    """Samples and steps since the last line of the history."""
+
+    since: float
+    samples: int = 0
+    steps: int = 0
+
+    def add(self, samples: int) -> None:
+        self.samples, self.steps = self.samples + samples, self.steps + 1
+
+    def told(self, now: float, steps_left: int) -> dict[str, float]:
+        """Return samples a second, of all roles together, and seconds to the end; begin anew."""
+        spent = max(now - self.since, 1e-9)
+        told = {"samples_per_s": self.samples / spent, "eta_s": steps_left * spent / self.steps}
+        self.since, self.samples, self.steps = now, 0, 0
+        return {name: float(f"{value:.4g}") for name, value in told.items()}
 
 
 def _require_roles(

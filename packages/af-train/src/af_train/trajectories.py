@@ -11,9 +11,9 @@ import torch
 from af_core.anchors.dual_anchor import DualAnchorCache
 from torch import Tensor
 
+from af_train.guidance import Guidance
 from af_train.masks import bidirectional, over_clean_past
 from af_train.networks import Conditions, Trainable, predict_velocity
-from af_train.objectives.matching import guided
 
 Velocity = Callable[[Tensor, float], Tensor]
 """v(x, sigma) of all frames ``[b, f, c, h, w]`` at one level."""
@@ -35,17 +35,14 @@ def trajectory(
 
 
 def guided_velocity(
-    teacher: Trainable, given: Conditions, guidance_weight: float, num_frames: int
+    teacher: Trainable, given: Conditions, guidance: Guidance, num_frames: int
 ) -> Velocity:
-    """Return the bidirectional teacher's velocity of a clip, with guidance unless it is 1."""
-    plan, blind = bidirectional(num_frames), given.silent()
+    """Return the bidirectional teacher's velocity of a clip, guided."""
+    plan = bidirectional(num_frames)
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
         level = x.new_full(x.shape[:2], sigma)
-        known = predict_velocity(teacher, x, level, given, plan)
-        if guidance_weight == 1:
-            return known
-        return guided(predict_velocity(teacher, x, level, blind, plan), known, guidance_weight)
+        return guidance(lambda told: predict_velocity(teacher, x, level, told, plan), given)
 
     return velocity
 
@@ -53,7 +50,7 @@ def guided_velocity(
 def teacher_forced_velocity(
     teacher: Trainable,
     given: Conditions,
-    guidance_weight: float,
+    guidance: Guidance,
     truth: Tensor,
     anchors: DualAnchorCache,
     block_latents: int,
@@ -71,10 +68,10 @@ def teacher_forced_velocity(
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
         blocks = range(x.shape[1] // block_latents)
-        known = torch.cat([of(b, x, sigma, given) for b in blocks], dim=1)
-        if guidance_weight == 1:
-            return known
-        blind = torch.cat([of(b, x, sigma, given.silent()) for b in blocks], dim=1)
-        return guided(blind, known, guidance_weight)
+
+        def ask(told: Conditions) -> Tensor:
+            return torch.cat([of(b, x, sigma, told) for b in blocks], dim=1)
+
+        return guidance(ask, given)
 
     return velocity

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from af_core.stages.decoder import Decoder
+from af_core.stages.sharing import SharesSteps
 
 NEIGHBOURHOOD = 0.07
 """Side of the square in which changes are averaged, as a share of the picture's shorter side."""
@@ -43,6 +44,11 @@ class StillDecoder(nn.Module):
         super().__init__()
         self.decoder = decoder
         self.threshold = threshold
+
+    @property
+    def shares_steps(self) -> bool:
+        """Whether the decoder inside serves streams at once (`SharesSteps`)."""
+        return isinstance(self.decoder, SharesSteps) and self.decoder.shares_steps
 
     def open(self, num_streams: int) -> Any:
         """Return the state of streams whose portrait was not shown: they are drawn as they are."""

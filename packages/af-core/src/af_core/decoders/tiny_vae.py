@@ -10,6 +10,8 @@ from af_core.models.tiny_vae import Memory, TinyVAE
 class TinyVAEDecoder(nn.Module):
     """Latents to frames: a ``Decoder`` whose state is the newest frame's view of each layer."""
 
+    shares_steps = True
+
     def __init__(self, vae: TinyVAE) -> None:
         super().__init__()
         self.vae = vae
@@ -36,3 +38,9 @@ class TinyVAEImageEncoder(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """Return normalised latents ``[b, 1, c, h, w]`` of uint8 ``[b, H, W, 3]``."""
         return self.vae.encode(from_pixels(image)[:, None])[0]
+
+    @torch.no_grad()
+    def encode_video(self, frames: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
+        """Return the latents of a video, see ``EncodesVideo``."""
+        video = from_pixels(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return self.vae.encode(video, memory)

@@ -45,3 +45,9 @@ class WanVAEImageEncoder(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """Return normalised float32 latents ``[b, 1, c, h, w]`` of uint8 ``[b, H, W, 3]``."""
         return self.vae.encode_image(from_pixels(image) * 2 - 1)
+
+    @torch.no_grad()
+    def encode_video(self, frames: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
+        """Return the float32 latents of a video, see ``EncodesVideo``."""
+        video = from_pixels(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return self.vae.encode(video * 2 - 1, memory)

@@ -22,7 +22,10 @@ from af_core.models.wan_values import (
     CausalWanConfig,
     Conditions,
     KeyValues,
+    Memory,
     Modulation,
+    SharedKeyValues,
+    joined_prompts,
     timestep_features,
 )
 from af_core.stages.denoiser import Plan
@@ -138,6 +141,22 @@ class CausalWan(nn.Module):
         shape = (c.num_layers, tokens.shape[0], num_slots, tokens.shape[1], c.num_heads, c.head_dim)
         return KeyValues(tokens.new_zeros(shape), tokens.new_zeros(shape))
 
+    def join(self, conditions: Sequence[Conditions]) -> Conditions:
+        """Return the conditions of a batch of streams that were opened one by one."""
+        first = conditions[0]
+        return Conditions(
+            portrait=torch.cat([one.portrait for one in conditions]),
+            portrait_tokens=torch.cat([one.portrait_tokens for one in conditions]),
+            other_tokens=torch.cat([one.other_tokens for one in conditions]),
+            text=tuple(map(joined_prompts, zip(*(one.text for one in conditions), strict=True))),
+            grid=first.grid,
+            modulations=first.modulations,
+        )
+
+    def share(self, memories: Sequence[KeyValues]) -> SharedKeyValues:
+        """Return a memory that reads from, and writes into, those of single streams."""
+        return SharedKeyValues(tuple(memories))
+
     def embed_audio(self, rows: Tensor) -> Tensor:
         """Map feature rows ``[b, 4 f, audio_dim]`` to vectors ``[b, f, places, dim]``."""
         if rows.dim() != 3 or rows.shape[1] % TEMPORAL_STRIDE or rows.shape[2] != self.audio_dim:
@@ -187,7 +206,7 @@ class CausalWan(nn.Module):
         audio: Tensor,
         conditions: Conditions,
         plan: Plan,
-        memory: KeyValues | None = None,
+        memory: Memory | None = None,
     ) -> Tensor | None:
         """Predict for the frames of a pass; returns ``[b, f - silent, c, h, w]``, None if empty.
 
@@ -220,7 +239,7 @@ class CausalWan(nn.Module):
         audio: Tensor,
         conditions: Conditions,
         layout: Layout,
-        memory: KeyValues | None,
+        memory: Memory | None,
     ) -> Tensor | None:
         """Run one layer; the last returns frames that are not silent, None without any."""
         layer, m, plan = self.layers[index], modulation.layers[index], layout.plan
@@ -232,7 +251,7 @@ class CausalWan(nn.Module):
         if first == x.shape[1]:
             save(memory, index, k, v, plan)
             return None
-        stored = None if memory is None else (memory.k[index], memory.v[index])
+        stored = None if memory is None else memory.recall(index, plan)
         attended = attend(q, k, v, layout, self.attention, stored)
         save(memory, index, k, v, plan)
         if first:
@@ -247,7 +266,7 @@ class CausalWan(nn.Module):
         portrait: Tensor,
         plan: Plan,
         text: Tensor | None = None,
-        memory: KeyValues | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
         """Run the whole network once on raw inputs, differentiably: the face of training.
 
@@ -308,7 +327,7 @@ def _mlp(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), activation, nn.Linear(outputs, outputs))
 
 
-def _check(plan: Plan, memory: KeyValues | None) -> None:
+def _check(plan: Plan, memory: Memory | None) -> None:
     if plan.saves and torch.is_grad_enabled():
         raise ConfigError("Keys and values are saved at inference only: use torch.no_grad().")
     if memory is None and (plan.saves or plan.stored or plan.anchor_slot is not None):

@@ -7,7 +7,7 @@ from torch import Tensor
 from af_core.models.attention import Attention
 from af_core.models.room import Room, fits, make_room
 from af_core.models.rope import RotaryPositions, rotate
-from af_core.models.wan_values import KeyValues, runs
+from af_core.models.wan_values import Memory, runs
 from af_core.stages.denoiser import Plan
 
 
@@ -117,7 +117,7 @@ def _join(parts: list[Tensor]) -> Tensor:
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).flatten(1, 2)
 
 
-def save(memory: KeyValues | None, layer: int, k: Tensor, v: Tensor, plan: Plan) -> None:
+def save(memory: Memory | None, layer: int, k: Tensor, v: Tensor, plan: Plan) -> None:
     """Keep the frames the plan names."""
     if memory is not None and plan.saves:
-        memory.save(layer, k, v, plan.saves)
+        memory.save(layer, k, v, plan)

@@ -191,8 +191,10 @@ class Head(nn.Module):
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Return ``LayerNorm(x) * scale + shift``."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale)
+    """Return ``LayerNorm(x) * scale + shift``, rounded once under autocast, not at each use."""
+    made = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale)
+    kind = x.device.type
+    return made.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else made
 
 
 def _modulation_table(rows: int, dim: int) -> nn.Parameter:

@@ -53,6 +53,9 @@ class Plan:
     """Frame of this pass that is the portrait itself (mask channel 0)."""
     anchor_slot: int | None = None
     """Slot of the style anchor; None takes the portrait of this pass."""
+    slots: tuple[tuple[int, ...], ...] = ()
+    """Where streams share a pass: for each of them, the slot of its own memory that is meant by
+    0, 1, 2, ... here. Empty if all are in one memory, under the numbers given here."""
 
 
 @runtime_checkable

@@ -98,7 +98,10 @@ class WindowScheduler(Protocol):
         ...
 
     def admit(self, window: Window, noise: Latents, audio: AudioVectors, block: int) -> Window:
-        """Put fresh noise and its audio at the tail; StreamEndedError once it has drained."""
+        """Put fresh noise and its audio at the tail; StreamEndedError while it drains.
+
+        An empty window takes any block: streams begin there, and anew after an interruption.
+        """
         ...
 
     def advance(

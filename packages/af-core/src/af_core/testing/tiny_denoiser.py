@@ -38,6 +38,39 @@ class TinyMemory:
 
     slots: Tensor
 
+    def read(self, slot: int, plan: Plan) -> Tensor:
+        """Return what a slot holds, [b, c, h, w]."""
+        return self.slots[slot]
+
+    def write(self, slot: int, latent: Tensor, plan: Plan) -> None:
+        """Put a latent [b, c, h, w] into a slot."""
+        self.slots[slot] = latent
+
+
+@attrs.frozen
+class TinySharedMemory:
+    """The memories of single streams in a step that they share (`af_core.stages.sharing`)."""
+
+    memories: tuple[TinyMemory, ...]
+    before: tuple[Tensor, ...]
+    """What they held when the step began."""
+
+    def read(self, slot: int, plan: Plan) -> Tensor:
+        """Return what every stream holds in the slot that the plan calls ``slot``."""
+        each = zip(self.memories, plan.slots, strict=True)
+        return torch.cat([memory.slots[where[slot]] for memory, where in each])
+
+    def write(self, slot: int, latent: Tensor, plan: Plan) -> None:
+        """Put a latent of each stream into that slot."""
+        each = zip(self.memories, plan.slots, latent.split(1), strict=True)
+        for memory, where, one in each:
+            memory.slots[where[slot]] = one
+
+    def restore(self) -> None:
+        """Undo all that was written."""
+        for memory, held in zip(self.memories, self.before, strict=True):
+            memory.slots.copy_(held)
+
 
 @attrs.frozen
 class TinyDenoiser:
@@ -53,6 +86,15 @@ class TinyDenoiser:
     def allocate(self, conditions: Tensor, num_slots: int) -> TinyMemory:
         """Return empty slots."""
         return TinyMemory(conditions.new_zeros(num_slots, *conditions.shape))
+
+    def join(self, conditions: Sequence[Tensor]) -> Tensor:
+        """Return the portraits of all streams."""
+        return torch.cat(list(conditions))
+
+    def share(self, memories: Sequence[TinyMemory]) -> TinySharedMemory:
+        """Return a memory over those of single streams."""
+        held = tuple(memory.slots.clone() for memory in memories)
+        return TinySharedMemory(tuple(memories), held)
 
     def embed_audio(self, rows: Tensor) -> Tensor:
         """Average the four rows of each latent frame: [b, 4 f, d] -> [b, f, 1, d]."""
@@ -77,7 +119,7 @@ class TinyDenoiser:
         audio: Tensor,
         conditions: Tensor,
         plan: Plan,
-        memory: TinyMemory | None = None,
+        memory: TinyMemory | TinySharedMemory | None = None,
     ) -> Tensor | None:
         """Return a clean estimate [b, f, c, h, w] of every frame that is not silent."""
         seen = torch.cat(
@@ -88,7 +130,7 @@ class TinyDenoiser:
         made = torch.tanh(latents * (1 - level) + 0.5 * seen + drive + conditions[:, None])
         if memory is not None:
             for frame, slot in plan.saves:
-                memory.slots[slot] = latents[:, frame]
+                memory.write(slot, latents[:, frame], plan)
         return made[:, plan.num_silent :] if plan.num_silent < latents.shape[1] else None
 
     def _context(
@@ -97,16 +139,16 @@ class TinyDenoiser:
         conditions: Tensor,
         plan: Plan,
         segment: Segment,
-        memory: TinyMemory | None,
+        memory: TinyMemory | TinySharedMemory | None,
     ) -> Tensor:
         """Return, for each frame of a segment, the mean of what it sees, weighted by distance."""
         keys = [(plan.positions[i], latents[:, i]) for i in range(segment.sees_from, segment.stop)]
         if memory is not None:
             stored = plan.stored[segment.recalls_from :]
-            keys += [(position, memory.slots[slot]) for slot, position in stored]
+            keys += [(position, memory.read(slot, plan)) for slot, position in stored]
         if segment.anchor_at is not None:
             slot = plan.anchor_slot
-            anchor = conditions if memory is None or slot is None else memory.slots[slot]
+            anchor = conditions if memory is None or slot is None else memory.read(slot, plan)
             keys.append((segment.anchor_at, anchor))
         rows = [
             torch.stack([key / (1 + abs(plan.positions[i] - at)) for at, key in keys]).mean(0)

@@ -1,6 +1,7 @@
 """Tiny stages: one of every kind, deterministic, without weights, a few microseconds each."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import attrs
 import torch
@@ -16,6 +17,7 @@ class TinyAudioEncoder:
     """Energy, mean, first sample and look-ahead mean of each frame of sound."""
 
     lookahead_samples: int = 0
+    shares_steps: ClassVar[bool] = True
 
     @property
     def feature_dim(self) -> int:
@@ -81,6 +83,7 @@ class TinyDecoder:
     """Each latent cell becomes a square whose colour fades from the latent before to this one."""
 
     geometry: Geometry
+    shares_steps: ClassVar[bool] = True
 
     def open(self, num_streams: int) -> Tensor | None:
         """Return the latent before the first one: there is none."""

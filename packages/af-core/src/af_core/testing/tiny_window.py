@@ -5,7 +5,6 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from af_core.errors import StreamEndedError
 from af_core.stages.denoiser import Plan, Segment
 from af_core.stages.window_scheduler import Emitted, Window
 
@@ -22,9 +21,7 @@ class TinyWindowScheduler:
         self.timesteps: tuple[float, ...] = tuple(schedule.timesteps(self.sigmas).tolist())
 
     def admit(self, window: Window, noise: Tensor, audio: Tensor, block: int) -> Window:
-        """Put a block behind the one that is about to leave."""
-        if block and not len(window):
-            raise StreamEndedError("This stream has drained and takes no more speech.")
+        """Put a block behind the one that is about to leave, or into an empty window."""
         return window.with_tail(noise, audio, 1, block)
 
     def lower_rungs(self, window: Window) -> tuple[tuple[int, int], ...]:

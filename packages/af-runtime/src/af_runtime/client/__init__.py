@@ -14,6 +14,7 @@ from af_runtime.client.sync import AvatarClient as AvatarClient
 from af_runtime.client.sync import AvatarStream as AvatarStream
 from af_runtime.client.values import Event as Event
 from af_runtime.client.values import MediaFrame as MediaFrame
+from af_runtime.client.values import Queued as Queued
 from af_runtime.client.values import SegmentFinished as SegmentFinished
 from af_runtime.client.values import SegmentStarted as SegmentStarted
 from af_runtime.client.values import Warned as Warned

@@ -12,7 +12,7 @@ from af_runtime.client.link import Link
 from af_runtime.client.opening import DEFAULT_ENDPOINT, Portrait, connected, open_message
 from af_runtime.client.stream import StreamCore
 from af_runtime.client.sync import OPEN_TIMEOUT_S, TIMEOUT_S, WINDOW
-from af_runtime.client.values import Event, MediaFrame
+from af_runtime.client.values import Event, MediaFrame, Queued
 from af_runtime.messages.fields import LatePolicy, Pacing
 from af_runtime.messages.from_server import Format
 
@@ -66,16 +66,25 @@ class AsyncAvatarClient:
         late_policy: LatePolicy = "repeat",
         window: int = WINDOW,
         timeout_s: float = OPEN_TIMEOUT_S,
+        on_queued: Callable[[Queued], None] = lambda queued: None,
     ) -> "AsyncAvatarStream":
         """Begin a session, see `AvatarClient.open`."""
         core = self._link.stream(window=window)
         options = {"seed": seed, "pacing": pacing, "late_policy": late_policy}
         core.open(*open_message(core.name, portrait, self.format, video_limit=window, **options))
+        told: list[Queued] = []
+
+        def is_decided() -> bool:
+            if core.queued is not None and core.queued not in told[-1:]:
+                told.append(core.queued)
+                on_queued(core.queued)
+            return core.is_open or core.is_closed
+
         try:
-            await self._changes.until(lambda: core.is_open or core.is_closed, timeout_s)
+            await self._changes.until(is_decided, timeout_s)
         except TimeoutError:
-            raise self._link.lost() from None
-        if core.error is not None:
+            raise core.waiting_error(timeout_s) or self._link.lost() from None
+        if core.error is not None and not core.is_open:  # what fails later, frames tell
             raise core.error
         return AsyncAvatarStream(self._link, core, self._changes)
 
@@ -97,6 +106,11 @@ class AsyncAvatarStream:
 
     def __init__(self, link: Link, core: StreamCore, changes: "_Changes") -> None:
         self._link, self._core, self._changes = link, core, changes
+
+    @property
+    def name(self) -> str:
+        """Name of the session at the worker."""
+        return self._core.name
 
     @property
     def epoch(self) -> int:

@@ -23,7 +23,12 @@ def connected(endpoint: str, key: Path | None = None, server_key: Path | None = 
     from af_runtime.transport.curve import client_keys
     from af_runtime.transport.zeromq import ZmqClient
 
-    return Link(ZmqClient(endpoint, client_keys(key, server_key)), endpoint)
+    keys = client_keys(key, server_key)
+
+    def dial(to: str) -> ZmqClient:
+        return ZmqClient(to, keys)
+
+    return Link(dial(endpoint), endpoint, dial)
 
 
 def open_message(

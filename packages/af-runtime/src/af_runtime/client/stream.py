@@ -14,11 +14,20 @@ from af_audio import Resampler
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from numpy.typing import NDArray
 
-from af_runtime.client.values import Event, MediaFrame, SegmentFinished, SegmentStarted, Warned
+from af_runtime.client.values import (
+    Event,
+    MediaFrame,
+    Queued,
+    SegmentFinished,
+    SegmentStarted,
+    Warned,
+)
 from af_runtime.errors import RequestError, ServiceError
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
-from af_runtime.messages.fields import LatePolicy
+from af_runtime.messages.codes import Code
+from af_runtime.messages.fields import LatePolicy, OfSession
+from af_runtime.session.history import History
 
 PIECE = AUDIO_HZ // 2
 """Samples of one AUDIO message at most."""
@@ -38,10 +47,17 @@ class StreamCore:
     def __init__(self, name: str, post: Post, lock: RLock, *, window: int) -> None:
         self.name, self.lock = name, lock
         self._post, self._window = post, window
-        self._seq = 0
+        self._history = History(next_seq=1)
+        self._next_heard = 0
+        self.token, self.patience_s = "", 0.0
+        self.needs_resume = False
+        """Whether messages were lost, or the worker does not know this line."""
+        self._is_away = False
         self.epoch = self.segment = 0
         self.is_open = self.is_closed = False
         self.error: ServiceError | None = None
+        self.queued: Queued | None = None
+        """Where it waits for a place, if it does."""
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._coming: deque[MediaFrame | Event] = deque()
         self._waiting: deque[Sound] = deque()
@@ -122,6 +138,16 @@ class StreamCore:
             if not self.is_closed:
                 self._say(client.Close, mode=mode)
 
+    def waiting_error(self, timeout_s: float) -> ServiceError | None:
+        """Wait for a place no longer; return the error that says so, if it was waiting."""
+        with self.lock:
+            if self.queued is None:
+                return None
+            place = f"number {self.queued.position} in line"
+            self.close("abort")
+        text = f"All places of the worker are taken: {place} after {timeout_s:g} s."
+        return ServiceError(Code.ADMIT_FULL, text, retryable=True)
+
     def take_frame(self) -> MediaFrame | None:
         """Return the next frame, if one is there, and grant credit for another."""
         with self.lock:
@@ -142,6 +168,33 @@ class StreamCore:
             self._events.clear()
             return events
 
+    def suspend(self) -> None:
+        """The line is lost: keep what is to be said until the session has resumed."""
+        with self.lock:
+            self._is_away = True
+
+    def moved(self, post: Post, token: str) -> None:
+        """The session lives at another worker, to which this posts."""
+        with self.lock:
+            self.suspend()
+            self._post, self.token = post, token
+
+    def resume(self) -> None:
+        """Ask the worker to go on from what has come here."""
+        with self.lock:
+            self.needs_resume, self._is_away = False, True
+            self._post(client.Resume(session=self.name, token=self.token, next_seq=self.next_heard))
+
+    @property
+    def next_heard(self) -> int:
+        """Number of the next message of the worker."""
+        return self._next_heard
+
+    def confirmed(self, next_seq: int) -> None:
+        """The worker has all messages before this one."""
+        with self.lock:
+            self._history.heard(next_seq)
+
     def fail(self, error: ServiceError) -> None:
         """The session is no more."""
         with self.lock:
@@ -151,9 +204,19 @@ class StreamCore:
     def receive(self, message: server.FromServer, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take a message of the worker."""
         with self.lock:
+            if isinstance(message, OfSession) and not self._is_next(message.seq):
+                return
             match message:
                 case server.Opened():
                     self._audio_limit, self.is_open = message.audio_limit, True
+                    self.queued = None
+                    self.token, self.patience_s = message.resume_token, message.resume_ttl_ms / 1e3
+                case server.Queued(position=position, retry_after_ms=after_ms):
+                    self.queued = Queued(position, after_ms / 1e3)
+                case server.Resumed():
+                    self._resumed(message)
+                case server.Error(code=Code.SESSION_UNKNOWN) if self.token:
+                    self.needs_resume = not self._is_away
                 case server.AudioCredit():
                     self._audio_limit = max(self._audio_limit, message.audio_limit)
                 case server.Media():
@@ -194,6 +257,27 @@ class StreamCore:
         )
         self._coming.append(frame)
 
+    def _is_next(self, seq: int) -> bool:
+        """Whether a message is the next one; others have come already, or some before it have not.
+
+        Those are lost with the line, and come again after RESUME.
+        """
+        self.needs_resume |= seq > self._next_heard and bool(self.token) and not self._is_away
+        is_next = seq == self._next_heard
+        self._next_heard += is_next
+        return is_next
+
+    def _resumed(self, message: server.Resumed) -> None:
+        """Say again what the worker has not heard."""
+        self.token, self._is_away = message.resume_token, False
+        try:
+            self._history.heard(message.next_seq)
+            for one, arrays in self._history.since(message.next_seq):
+                self._post(one, **arrays)
+        except LookupError as e:
+            text = f"Too much was lost with the line: {e}"
+            self.fail(ServiceError(Code.RESUME_DENIED, text, retryable=True))
+
     def _pass_events(self) -> None:
         """Let events happen that come before the next frame."""
         while self._coming and not isinstance(event := self._coming[0], MediaFrame):
@@ -210,8 +294,9 @@ class StreamCore:
     def _say(
         self, kind: Callable[..., Any], arrays: Mapping[str, Any] | None = None, **fields: Any
     ) -> None:
-        self._seq += 1
-        self._post(kind(session=self.name, seq=self._seq, **fields), **(arrays or {}))
+        message, buffers = self._history.add(kind(session=self.name, **fields), arrays or {})
+        if not self._is_away:
+            self._post(message, **buffers)
 
     def _resampled(self, pcm: Sound, rate: int) -> Sound:
         if self._resampler is None:

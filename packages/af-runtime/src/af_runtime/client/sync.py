@@ -1,6 +1,7 @@
 """The client that waits: for scripts, threads and tests."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from af_runtime.client.link import Link
 from af_runtime.client.opening import DEFAULT_ENDPOINT, Portrait, connected, open_message
 from af_runtime.client.stream import StreamCore
-from af_runtime.client.values import Event, MediaFrame
+from af_runtime.client.values import Event, MediaFrame, Queued
 from af_runtime.messages.fields import LatePolicy, Pacing
 from af_runtime.messages.from_server import Format
 
@@ -48,6 +49,11 @@ class AvatarClient:
             raise self._link.error
 
     @property
+    def link(self) -> Link:
+        """The connection, for what is no matter of a single stream."""
+        return self._link
+
+    @property
     def format(self) -> Format:
         """What the avatar takes and gives."""
         assert self._link.hello is not None
@@ -68,8 +74,12 @@ class AvatarClient:
         late_policy: LatePolicy = "repeat",
         window: int = WINDOW,
         timeout_s: float = OPEN_TIMEOUT_S,
+        on_queued: Callable[[Queued], None] = lambda queued: None,
     ) -> "AvatarStream":
         """Begin a session; raises `ServiceError` if the worker refuses it.
+
+        If all its places are taken and it lets clients wait, ``on_queued`` hears where in the line,
+        whenever that changes; no place within ``timeout_s`` is ``admit.full``.
 
         ``pacing`` is ``realtime`` for 25 frames a second, ``fast`` for frames as soon as drawn.
         ``window`` is how many frames may wait to be taken.
@@ -77,11 +87,29 @@ class AvatarClient:
         core = self._link.stream(window=window)
         options = {"seed": seed, "pacing": pacing, "late_policy": late_policy}
         core.open(*open_message(core.name, portrait, self.format, video_limit=window, **options))
-        if not self._link.wait_for(lambda: core.is_open or core.is_closed, timeout_s):
-            raise self._link.lost()
-        if core.error is not None:
+        self._wait_for_place(core, timeout_s, on_queued)
+        if core.error is not None and not core.is_open:  # what fails later, frames tell
             raise core.error
         return AvatarStream(self._link, core)
+
+    def _wait_for_place(
+        self, core: StreamCore, timeout_s: float, on_queued: Callable[[Queued], None]
+    ) -> None:
+        told: list[Queued] = []
+        until = time.monotonic() + timeout_s
+
+        def is_decided() -> bool:
+            return core.is_open or core.is_closed
+
+        def is_news() -> bool:
+            return is_decided() or (core.queued is not None and [core.queued] != told[-1:])
+
+        while not is_decided():
+            if not self._link.wait_for(is_news, until - time.monotonic()):
+                raise core.waiting_error(timeout_s) or self._link.lost()
+            if core.queued is not None and not is_decided():
+                told.append(core.queued)
+                on_queued(core.queued)
 
     def ping(self, timeout_s: float = TIMEOUT_S) -> float:
         """Return the seconds of a round trip to the worker."""
@@ -113,6 +141,11 @@ class AvatarStream:
 
     def __init__(self, link: Link, core: StreamCore) -> None:
         self._link, self._core = link, core
+
+    @property
+    def name(self) -> str:
+        """Name of the session at the worker."""
+        return self._core.name
 
     @property
     def epoch(self) -> int:

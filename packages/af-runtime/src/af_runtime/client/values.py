@@ -37,6 +37,16 @@ class MediaFrame:
 
 
 @attrs.frozen
+class Queued:
+    """The worker is full; the session waits for a place."""
+
+    position: int
+    """1 is the next."""
+    retry_after_s: float
+    """When a place is expected, if sessions last as long as those before."""
+
+
+@attrs.frozen
 class SegmentStarted:
     """The first frame of an utterance has come."""
 

@@ -40,15 +40,37 @@ def bench(
         Path | None,
         typer.Option("--json", metavar="OUT.json", help="Also write all numbers; - for stdout."),
     ] = None,
+    sessions: Annotated[
+        str | None,
+        typer.Option(metavar="auto|N", help="Find how many sessions are held, for `serve`."),
+    ] = None,
+    capacity: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where --sessions auto writes. Default: where it looks."),
+    ] = None,
 ) -> None:
     """Measure speed, delay and memory of a preset on this machine.
 
-    Exits 0 whatever the numbers are.
+    With --sessions auto it measures instead how many sessions in real time the machine holds, and
+    writes a file that `serve` reads. Exits 0 whatever the numbers are.
     """
     to_stdout = json == Path("-")
     out = checked_output(json, (".json",)) if json and not to_stdout else None
-    use_threads(threads)
+    chosen = use_threads(threads)
     from af_core.graph import parse_overrides
+
+    if sessions is not None:
+        from af_runtime.commands.sessions import measure_sessions
+
+        measure_sessions(
+            sessions,
+            preset,
+            parse_overrides(overrides or []),
+            threads=chosen,
+            capacity=capacity,
+            json=json,
+        )
+        return
 
     from af_runtime import benchmark as library
 
@@ -108,11 +130,16 @@ def _stability(report: "BenchReport") -> Iterator[tuple[str, str]]:
     minutes = report.run["steps"] * report.e2e_ms["block_ms"] / 60_000
     yield "trend", f"{flat} over {minutes:.1f} min: {long['slope_us_per_step']:+.3f} us a step"
     yield "", f"95 % interval {low:+.3f} to {high:+.3f}"
+    age = long["old_over_young"]
+    yield "age", f"a step of this stream takes {age['ratio']:.3f} of a young stream's"
+    yield "", f"95 % interval {age['ci95'][0]:.3f} to {age['ci95'][1]:.3f}, stepped in turn"
     if "rss_last" in long:
         least, most = long["rss_slope_MBph_ci95"]
         resident = f"{long['rss_last'] / 2**20:.0f} MiB"
         yield "memory", f"{resident}, {long['rss_slope_MBph']:+.1f} MiB an hour of video"
+        first, second = long["rss_growth_MB_by_half"]
         yield "", f"95 % interval {least:+.1f} to {most:+.1f}"
+        yield "", f"{first:+.1f} MiB in the first half, {second:+.1f} MiB in the second"
 
 
 def _percentiles(step: dict[str, float], frames: int) -> str:

@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from af_runtime.commands.connecting import DEFAULT_ENDPOINT, Connect, Key, ServerKey
 from af_runtime.commands.output import print_json
+
+if TYPE_CHECKING:
+    from af_runtime.client import Queued
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +42,13 @@ def say(
     from af_runtime.saying import say as library
 
     with AvatarClient(connect, key=key, server_key=server_key) as client:
-        said = library(portrait, audio, output, client=client, seed=seed)
+        said = library(portrait, audio, output, client=client, seed=seed, on_queued=_say_queued)
     if json:
         print_json({"output": str(said.output), "num_frames": said.num_frames})
     else:
         sys.stderr.write(f"Wrote {said.output}: {said.num_frames} frames.\n")
+
+
+def _say_queued(queued: "Queued") -> None:
+    about = f", about {queued.retry_after_s:.0f} s"
+    sys.stderr.write(f"All places are taken; number {queued.position} in line{about}.\n")

@@ -4,13 +4,31 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from af_runtime.commands.connecting import Key, ServerKey
 from af_runtime.commands.output import Overrides
 from af_runtime.commands.threads import Threads, use_threads
+
+if TYPE_CHECKING:
+    from af_core.graph.checked import Pipeline
+
+    from af_runtime.admission import Limits
+
+DEFAULT_SESSIONS = 2
+"""Where nothing was measured."""
+
+
+class Batching(StrEnum):
+    """Whether blocks of several sessions are drawn as one."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +48,18 @@ def serve(
         str, typer.Option(metavar="HOST:PORT", help="/livez /readyz /status /metrics; - for none.")
     ] = "127.0.0.1:5701",
     max_sessions: Annotated[
-        int, typer.Option(min=1, help="More are refused; see what this machine can do with bench.")
-    ] = 2,
+        int | None,
+        typer.Option(min=1, help="Default: as `bench --sessions auto` has measured, or else 2."),
+    ] = None,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Sessions beyond them that may wait; others are refused.")
+    ] = 0,
+    batching: Annotated[
+        Batching, typer.Option(help="Draw sessions as one batch; auto: if measured to be faster.")
+    ] = Batching.AUTO,
+    capacity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The measured capacity, if elsewhere.")
+    ] = None,
     keys: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keys of `keys new`; needed off loopback.")
     ] = None,
@@ -41,6 +69,15 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="After SIGTERM, for sessions to end.")
     ] = 30.0,
+    drain_to: Annotated[
+        str | None,
+        typer.Option(metavar="ENDPOINT", help="After SIGTERM, move sessions to this worker."),
+    ] = None,
+    drain_key: Key = None,
+    drain_server_key: ServerKey = None,
+    resume_ttl: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for a client that was lost.")
+    ] = 15.0,
     overrides: Overrides = None,
     threads: Threads = None,
 ) -> None:
@@ -51,28 +88,66 @@ def serve(
 
     Example: af-runtime serve & af-runtime say iris speech.wav -o iris.mp4
     """
-    use_threads(threads)
-    import af_core
-    from af_core.graph import parse_overrides
+    chosen = use_threads(threads)
+    from af_core.graph import open_pipeline, parse_overrides
+    from af_core.pipeline import build
 
-    from af_runtime.server import Limits
+    from af_runtime.client.opening import connected
+    from af_runtime.movers import Movers
     from af_runtime.service import ServiceOptions, running
 
+    checked = open_pipeline(pipeline or preset, parse_overrides(overrides or []))
+
+    limits, notice = _limits(checked, chosen, max_sessions, queue, batching, capacity, resume_ttl)
     options = ServiceOptions(
         bind=bind,
         health=None if health == "-" else health,
         keys=keys,
         is_insecure=insecure,
-        limits=Limits(max_sessions=max_sessions, max_sessions_per_client=max_sessions),
+        limits=limits,
     )
-    changes = parse_overrides(overrides or [])
-    with running(lambda: af_core.load(pipeline or preset, changes), options) as server:
+    with running(lambda: build(checked), options) as server:
         _say(f"serving {server.info.preset} at {server.endpoint}")
+        _say(notice)
         if insecure:
             _say("warning: what travels is not encrypted (--insecure)")
-        with _stopping(lambda: server.drain(drain_timeout)):
+        movers = None
+        if drain_to is not None:
+            to = drain_to
+            movers = Movers(to, lambda: connected(to, drain_key, drain_server_key))
+        with _stopping(lambda: server.drain(drain_timeout, movers)):
             server.run()
     _say("ended")
+
+
+def _limits(
+    pipeline: "Pipeline",
+    threads: int,
+    max_sessions: int | None,
+    queue: int,
+    batching: Batching,
+    file: Path | None,
+    resume_ttl_s: float,
+) -> tuple["Limits", str]:
+    """Return how much is taken on, as asked for or else as was measured, and what to say of it."""
+    from af_runtime.admission import Limits
+    from af_runtime.capacity.record import default_path, key_of, recall
+
+    path = file or default_path(pipeline.spec.name)
+    measured, notice = recall(path, key_of(pipeline, threads))
+    places = max_sessions or (DEFAULT_SESSIONS if measured is None else measured.sessions)
+    as_one = measured is not None and measured.together
+    together = as_one if batching is Batching.AUTO else batching is Batching.ON
+    told = f"{places} sessions at a time, {queue} may wait, batching {'on' if together else 'off'}"
+    limits = Limits(
+        max_sessions=places,
+        max_sessions_per_client=places + queue,
+        queue=queue,
+        together=together,
+        resume_ttl_s=resume_ttl_s,
+    )
+    is_asked = max_sessions is not None and batching is not Batching.AUTO and file is None
+    return limits, told if is_asked else f"{told}; {notice}"
 
 
 @contextmanager

@@ -19,7 +19,10 @@ MAX_PCM_SAMPLES = 10 * AUDIO_HZ
 MAX_SIDE = 4096
 """Pixels of a picture along a side at most."""
 
-Kind = Literal["portrait", "pcm", "video", "audio"]
+MAX_SNAPSHOT_BYTES = 60 * 2**20
+"""Bytes of a session that moves at most."""
+
+Kind = Literal["portrait", "pcm", "video", "audio", "snapshot"]
 Dtype = Literal["u8", "f32", "i16"]
 DTYPES: dict[Dtype, np.dtype[Any]] = {
     "u8": np.dtype("u1"),
@@ -31,6 +34,7 @@ LIMITS: dict[str, tuple[frozenset[str], int]] = {
     "video": (frozenset({"u8"}), 3),
     "pcm": (frozenset({"f32", "i16"}), 1),
     "audio": (frozenset({"f32"}), 1),
+    "snapshot": (frozenset({"u8"}), 1),
 }
 """Element types, and number of axes, of each kind of buffer."""
 
@@ -39,7 +43,8 @@ class Buffer(msgspec.Struct, frozen=True, kw_only=True):
     """Describes one buffer that follows the header: little-endian, C order, no gaps."""
 
     kind: Kind
-    """``portrait``, ``video``: [height, width, 3] RGB. ``pcm``: [n]. ``audio``: [640]."""
+    """``portrait``, ``video``: [height, width, 3] RGB. ``pcm``: [n]. ``audio``: [640].
+    ``snapshot``: [n] bytes."""
     dtype: Dtype
     """Type of one element: bytes, floats in [-1, 1], or 16-bit integers."""
     shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=2**31)], ...], Meta(max_length=4)]
@@ -90,13 +95,15 @@ def _require_fits(buffer: Buffer) -> None:
             Code.TOO_LARGE,
             f"A {buffer.kind} buffer of shape {list(buffer.shape)} is beyond the limits: "
             f"{MAX_PCM_SAMPLES} samples, {MAX_SIDE} pixels along a side with 3 colours each, "
-            f"{SAMPLES_PER_FRAME} samples with a frame.",
+            f"{SAMPLES_PER_FRAME} samples with a frame, {MAX_SNAPSHOT_BYTES} bytes of a session.",
         )
 
 
 def _is_within_limits(kind: str, shape: Sequence[int]) -> bool:
     if kind == "pcm":
         return shape[0] <= MAX_PCM_SAMPLES
+    if kind == "snapshot":
+        return shape[0] <= MAX_SNAPSHOT_BYTES
     if kind == "audio":
         return shape[0] == SAMPLES_PER_FRAME
     return max(shape[:2]) <= MAX_SIDE and shape[2] == 3

@@ -28,13 +28,18 @@ VERSION = 1
 
 MAX_HEADER_BYTES = 16_384
 
+MAX_FRAMES = 4
+"""Frames of a message at most: magic, header, two buffers."""
+
 Frame = bytes | memoryview
 MessageT = TypeVar("MessageT")
 
 KINDS: dict[type, frozenset[str]] = {
     from_client.Open: frozenset({"portrait"}),
     from_client.Audio: frozenset({"pcm"}),
+    from_client.Restore: frozenset({"snapshot"}),
     from_server.Media: frozenset({"video", "audio"}),
+    from_server.SnapshotOk: frozenset({"snapshot"}),
 }
 """Which buffers a message may carry; all others carry none."""
 
@@ -119,6 +124,9 @@ def _header_frame(frames: Sequence[Frame]) -> Frame:
         is_other_version = magic[:3] == MAGIC[:3] and len(magic) == len(MAGIC)
         code = Code.VERSION if is_other_version else Code.BAD_MAGIC
         raise ProtocolError(code, f"A message begins with {MAGIC!r}; this one with {magic!r}.")
+    if len(frames) > MAX_FRAMES:
+        text = f"A message has at most {MAX_FRAMES} frames; this one has more."
+        raise ProtocolError(Code.TOO_LARGE, text)
     if len(frames) < 2:
         raise ProtocolError(Code.BAD_MESSAGE, "The message has no header.")
     if len(frames[1]) > MAX_HEADER_BYTES:

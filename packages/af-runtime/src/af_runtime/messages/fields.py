@@ -15,6 +15,12 @@ Word = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=2048)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=64)]
 
+QUEUE = "queue"
+"""Name of a feature in HELLO: a session may wait for a place, and is told so by QUEUED."""
+Token = Annotated[str, Meta(max_length=128)]
+Heard = Annotated[dict[SessionId, Count], Meta(max_length=64)]
+"""Of each session, the number of the next message that is expected: all before it have come."""
+
 Pacing = Literal["realtime", "fast"]
 LatePolicy = Literal["repeat", "drop", "stretch"]
 

@@ -2,14 +2,19 @@
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from af_runtime.messages.fields import (
     Count,
+    Heard,
     LatePolicy,
     Message,
     OfSession,
     Pacing,
+    SessionId,
+    Text,
+    Token,
     Word,
     Words,
 )
@@ -99,7 +104,50 @@ class Ping(Message, frozen=True, kw_only=True, tag="PING"):
 
     nonce: Count = 0
     """Comes back in PONG."""
+    heard: Heard = msgspec.field(default_factory=dict)
+    """What has come of each session; the worker keeps what has not, to send it again."""
 
 
+class Resume(Message, frozen=True, kw_only=True, tag="RESUME"):
+    """Go on with a session on another connection, after the old one was lost or it was moved."""
+
+    session: SessionId
+    """Its name."""
+    token: Token
+    """The newest token of the session."""
+    next_seq: Count
+    """Number of the next message that the client expects of the worker; it is sent from there."""
+
+
+class Snapshot(Message, frozen=True, kw_only=True, tag="SNAPSHOT"):
+    """Ask for all that a session is. It stands still until RELEASE, or goes on after 5 s."""
+
+    session: SessionId
+    """Its name."""
+    token: Token = ""
+    """The newest token of the session; not needed at a worker on this machine without keys."""
+
+
+class Restore(Message, frozen=True, kw_only=True, tag="RESTORE"):
+    """Take a session over: one ``snapshot`` buffer. The session waits for RESUME of its client."""
+
+    session: SessionId
+    """Its name."""
+
+
+class Release(Message, frozen=True, kw_only=True, tag="RELEASE"):
+    """A session whose snapshot was taken lives elsewhere now; its client is told with MOVED."""
+
+    session: SessionId
+    """Its name."""
+    endpoint: Text
+    """Where it lives."""
+    resume_token: Token
+    """Its token there."""
+    token: Token = ""
+    """As in SNAPSHOT."""
+
+
+Handing = Resume | Snapshot | Restore | Release
 InSession = Open | Audio | SegmentEnd | Interrupt | VideoCredit | Update | Close
-FromClient = Hello | Ping | InSession
+FromClient = Hello | Ping | InSession | Handing

@@ -7,11 +7,14 @@ import msgspec
 from af_runtime.messages.codes import Code
 from af_runtime.messages.fields import (
     Count,
+    Heard,
     LatePolicy,
     Message,
     OfSession,
     Pacing,
+    SessionId,
     Text,
+    Token,
     Word,
     Words,
 )
@@ -49,6 +52,18 @@ class HelloOk(Message, frozen=True, kw_only=True, tag="HELLO_OK"):
     """Name and version of the worker's program."""
 
 
+class Queued(OfSession, frozen=True, kw_only=True, tag="QUEUED"):
+    """All places are taken; the session waits, and is opened when one is free.
+
+    Comes again when the position changes. Only for clients with the feature ``queue``.
+    """
+
+    position: Count
+    """Place in the line: 1 is the next."""
+    retry_after_ms: Count = 0
+    """When a place is expected, from how long sessions have lasted so far."""
+
+
 class Opened(OfSession, frozen=True, kw_only=True, tag="OPENED"):
     """The answer to OPEN: speech may come."""
 
@@ -60,6 +75,10 @@ class Opened(OfSession, frozen=True, kw_only=True, tag="OPENED"):
     """As asked for."""
     late_policy: LatePolicy = "repeat"
     """As asked for."""
+    resume_token: Token = ""
+    """With it the session goes on from another connection, see RESUME. Keep it secret."""
+    resume_ttl_ms: Count = 0
+    """How long the session waits for that."""
 
 
 class Media(OfSession, frozen=True, kw_only=True, tag="MEDIA"):
@@ -163,9 +182,60 @@ class Pong(Message, frozen=True, kw_only=True, tag="PONG"):
 
     nonce: Count = 0
     """As it came."""
+    heard: Heard = msgspec.field(default_factory=dict)
+    """What has come of each session of this connection; a client keeps what has not."""
+
+
+class Resumed(Message, frozen=True, kw_only=True, tag="RESUMED"):
+    """The answer to RESUME; what the client lacks follows."""
+
+    session: SessionId
+    """Its name."""
+    next_seq: Count
+    """Number of the next message that the worker expects; the client sends from there."""
+    resume_token: Token
+    """The token for the next time; the old one is void once a message has followed."""
+
+
+class SnapshotOk(Message, frozen=True, kw_only=True, tag="SNAPSHOT_OK"):
+    """The answer to SNAPSHOT: one ``snapshot`` buffer."""
+
+    session: SessionId
+    """Its name."""
+
+
+class RestoreOk(Message, frozen=True, kw_only=True, tag="RESTORE_OK"):
+    """The answer to RESTORE: the session waits for its client."""
+
+    session: SessionId
+    """Its name."""
+    resume_token: Token
+    """With it the client resumes here."""
+    resume_ttl_ms: Count = 0
+    """How long the session waits."""
+
+
+class Moved(Message, frozen=True, kw_only=True, tag="MOVED"):
+    """The session lives at another worker now; the last message of it from here."""
+
+    session: SessionId
+    """Its name."""
+    endpoint: Text
+    """Where to connect, and to send RESUME."""
+    resume_token: Token
+    """The token there."""
 
 
 ToSession = (
-    Opened | Media | SegmentStarted | SegmentFinished | Interrupted | AudioCredit | Warn | Closed
+    Queued
+    | Opened
+    | Media
+    | SegmentStarted
+    | SegmentFinished
+    | Interrupted
+    | AudioCredit
+    | Warn
+    | Closed
 )
-FromServer = HelloOk | Error | Draining | Pong | ToSession
+Handed = Resumed | SnapshotOk | RestoreOk | Moved
+FromServer = HelloOk | Error | Draining | Pong | ToSession | Handed

@@ -55,6 +55,13 @@ def drawn(session: Session, pictures: Picture) -> Session:
     )
 
 
+def forgotten(session: Session, num_owed: int) -> Session:
+    """The avatar has forgotten what had not come out, but for so many frames."""
+    kept = session.tags[:num_owed]
+    fed = session.frames_fed - (len(session.tags) - len(kept))
+    return attrs.evolve(session, tags=kept, frames_fed=fed, is_forgetting=False)
+
+
 def _take_frames(
     utterances: tuple[Utterance, ...], count: int
 ) -> tuple[list[Tag], tuple[Utterance, ...]]:
@@ -71,7 +78,8 @@ def _take_frames(
 def _may_draw(session: Session) -> bool:
     is_full = len(session.ready) >= session.rules.block_frames
     is_alive = session.phase in (Phase.ACTIVE, Phase.DRAINING)
-    return is_alive and not (session.is_drawing or session.is_flushed or is_full)
+    is_busy = session.is_drawing or session.is_forgetting
+    return is_alive and not (is_busy or session.is_flushed or is_full)
 
 
 def _is_under_way(session: Session) -> bool:

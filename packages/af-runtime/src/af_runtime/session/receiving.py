@@ -11,12 +11,13 @@ from af_runtime.messages import from_server as server
 from af_runtime.messages.codes import Code
 from af_runtime.session.reports import closed, report_cut_short, report_finished
 from af_runtime.session.state import Phase, Ready, Session, Step
-from af_runtime.session.utterances import IDLE, Tag, Utterance, with_sound
+from af_runtime.session.utterances import COVER, Tag, Utterance, with_sound
 
 MOST_WAITING = 64
 """Segments of one session that may wait."""
 
 LEGAL: Mapping[Phase, tuple[type, ...]] = {
+    Phase.QUEUED: (client.VideoCredit, client.Update, client.Close),
     Phase.OPENING: (client.VideoCredit, client.Update, client.Close),
     Phase.ACTIVE: (
         client.Audio,
@@ -32,8 +33,8 @@ LEGAL: Mapping[Phase, tuple[type, ...]] = {
 """Which messages a client may send in which phase."""
 
 
-def opened(session: Session) -> Step:
-    """The avatar has seen the portrait: speech may come."""
+def opened(session: Session, token: str = "", ttl_ms: int = 0) -> Step:
+    """The avatar has seen the portrait: speech may come. The token is for RESUME."""
     window = session.rules.audio_window
     answer = server.Opened(
         session=session.name,
@@ -41,12 +42,19 @@ def opened(session: Session) -> Step:
         lead_frames=session.rules.block_frames,
         pacing=session.rules.pacing,
         late_policy=session.late_policy,
+        resume_token=token,
+        resume_ttl_ms=ttl_ms,
     )
     return attrs.evolve(session, phase=Phase.ACTIVE, audio_limit=window), ((answer, {}),)
 
 
-def receive(session: Session, message: client.InSession, pcm: Any = None) -> Step:
-    """Take a message of the client; raises `ProtocolError` for one that is not allowed now."""
+def receive(
+    session: Session, message: client.InSession, pcm: Any = None, *, cover: int = 0
+) -> Step:
+    """Take a message of the client; raises `ProtocolError` for one that is not allowed now.
+
+    ``cover`` is how many frames the avatar needs to draw something new after an interruption.
+    """
     if message.seq != session.next_seq:
         raise ProtocolError(
             Code.SEQ_GAP, f"Message {session.next_seq} was due, but {message.seq} came."
@@ -65,7 +73,7 @@ def receive(session: Session, message: client.InSession, pcm: Any = None) -> Ste
         case client.SegmentEnd():
             return _segment_ended(session, message)
         case client.Interrupt():
-            return _interrupted(session, message)
+            return _interrupted(session, message, cover)
         case client.VideoCredit():
             limit = max(session.video_limit, message.video_limit)
             return attrs.evolve(session, video_limit=limit), ()
@@ -108,22 +116,31 @@ def _segment_ended(session: Session, message: client.SegmentEnd) -> Step:
     return report_finished(_end(_with_utterance(session, message.segment, message.epoch)))
 
 
-def _interrupted(session: Session, message: client.Interrupt) -> Step:
+def _interrupted(session: Session, message: client.Interrupt, cover: int) -> Step:
+    """End the epoch. Frames under way are shown, silent, while new ones are drawn; no more of them.
+
+    In the mode ``block`` all of them are. Those that the avatar forgets never come.
+    """
     if message.epoch != session.epoch + 1:
         raise ProtocolError(
             Code.BAD_MESSAGE,
             f"The epoch after {session.epoch} is {session.epoch + 1}, not {message.epoch}.",
         )
-    cut = message.mode == "now"
-    silent = Tag(is_discarded=True) if cut else IDLE
+    most = cover if message.mode == "now" else len(session.ready) + len(session.tags)
+    shown = tuple(Ready(COVER, one.picture) for one in session.ready[:most])
+    left = most - len(shown)
     answer = server.Interrupted(session=session.name, epoch=message.epoch, end_pts=session.pts)
     waiting = sum(one.num_waiting for one in session.utterances)
     after = attrs.evolve(
         session,
         epoch=message.epoch,
         utterances=(),
-        tags=tuple(tag if tag.is_discarded else silent for tag in session.tags),
-        ready=() if cut else tuple(Ready(IDLE, one.picture) for one in session.ready),
+        tags=tuple(
+            COVER if i < left and not tag.is_discarded else Tag(is_discarded=True)
+            for i, tag in enumerate(session.tags)
+        ),
+        ready=shown,
+        is_forgetting=session.rules.can_forget,
         num_consumed=session.num_consumed + waiting,
     )
     return after, (*report_cut_short(session), (answer, {}))

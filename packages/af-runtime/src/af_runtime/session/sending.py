@@ -46,6 +46,8 @@ def repeat(session: Session) -> Step:
 def granted(session: Session) -> Step:
     """Raise the limit of the client's speech, once half of the window is free."""
     limit = session.num_consumed + session.rules.audio_window
+    if session.phase in (Phase.QUEUED, Phase.OPENING):
+        return session, ()  # OPENED brings the first
     if limit - session.audio_limit < session.rules.audio_window // 2:
         return session, ()
     credit = server.AudioCredit(session=session.name, audio_limit=limit)

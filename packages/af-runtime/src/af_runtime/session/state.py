@@ -26,6 +26,8 @@ Outgoing = tuple[Message, Mapping[str, NDArray[Any]]]
 class Phase(enum.Enum):
     """Where a session is in its life."""
 
+    QUEUED = "queued"
+    """All places are taken; it waits for one."""
     OPENING = "opening"
     """The avatar looks at the portrait; no speech yet."""
     ACTIVE = "active"
@@ -45,6 +47,8 @@ class Rules:
     audio_window: int = 30 * 16_000
     """Samples of speech that may wait."""
     pacing: Pacing = "realtime"
+    can_forget: bool = False
+    """Whether the avatar forgets speech whose frames have not come out."""
 
 
 @attrs.frozen(eq=False)
@@ -88,6 +92,8 @@ class Session:
     """What is with the avatar, oldest first."""
     is_drawing: bool = False
     """Whether a block is with the avatar that it has not answered yet."""
+    is_forgetting: bool = False
+    """Whether the avatar was asked to forget what is on its way, and has not answered yet."""
     is_flushed: bool = False
     """Whether the avatar was told that nothing more comes."""
     ready: tuple[Ready, ...] = ()

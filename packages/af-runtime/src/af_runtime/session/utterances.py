@@ -25,10 +25,15 @@ class Tag:
     """Samples of ``sound`` that came from the client."""
     is_discarded: bool = False
     """Whether its picture is of no use any more."""
+    is_cover: bool = False
+    """Whether it was drawn before an interruption, and is shown until something new is."""
 
 
 IDLE = Tag()
 """A frame in which nothing is said."""
+
+COVER = Tag(is_cover=True)
+"""A frame that was under way when its epoch ended: its picture is shown, its sound is not heard."""
 
 
 @attrs.frozen(eq=False)

@@ -10,6 +10,12 @@ Frames = Sequence[Any]
 """The frames of one message: objects with the buffer interface."""
 
 
+REFUSED = (
+    "The two do not agree about keys: one has none, the worker does not allow this client's, or "
+    "the client was given another worker's."
+)
+
+
 class ServerTransport(Protocol):
     """The worker's end: many peers, each a line of messages in order."""
 
@@ -25,6 +31,11 @@ class ServerTransport(Protocol):
 
     def receive(self, timeout_s: float) -> tuple[Peer, Frames] | None:
         """Return the next message and who sent it; None after the timeout or a `wake`."""
+        ...
+
+    @property
+    def user(self) -> str:
+        """The public key with which the last message came; empty without keys."""
         ...
 
     def send(self, peer: Peer, frames: Frames) -> None:
@@ -45,6 +56,11 @@ class ServerTransport(Protocol):
 
 class ClientTransport(Protocol):
     """A client's end: one line to one worker, which comes back when it was broken."""
+
+    @property
+    def line(self) -> int:
+        """How often the line has come up; what was sent on an earlier one may be lost."""
+        ...
 
     @property
     def problem(self) -> str:

@@ -97,6 +97,11 @@ def allowed(folder: Path) -> set[bytes]:
     return {_load(path)[0] for path in sorted(folder.glob("*.key"))}
 
 
+def allowed_names(folder: Path) -> dict[str, str]:
+    """Return the names, which are those of their files, of the keys that may connect."""
+    return {_load(path)[0].decode(): path.stem for path in sorted(folder.glob("*.key"))}
+
+
 def _pair(path: Path) -> tuple[bytes, bytes]:
     public, secret = _load(path)
     if secret is None:

@@ -13,6 +13,7 @@ class InprocServer:
 
     endpoint = "inproc"
     handshake_failures = 0
+    user = ""
 
     def __init__(self) -> None:
         self._inbox: queue.Queue[tuple[Peer, Frames] | None] = queue.Queue()
@@ -52,6 +53,7 @@ class InprocClient:
     """A client's end."""
 
     problem = ""
+    line = 1
 
     def __init__(
         self,
@@ -74,6 +76,13 @@ class InprocClient:
     def wake(self) -> None:
         """See ``ClientTransport.wake``."""
         self._inbox.put(None)
+
+    def cut(self) -> None:
+        """Lose the line with all that is on its way here, and connect again."""
+        self._server.disconnect(self._peer)
+        again = self._server.connect()
+        self._peer, self._inbox = again._peer, again._inbox
+        self.line += 1
 
     def close(self, linger_s: float = 0.0) -> None:
         """See ``ClientTransport.close``."""

@@ -7,14 +7,24 @@ and heartbeats find dead lines. A handshake that fails is silent too: a monitor 
 
 import errno
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import zmq
+from af_core.errors import AvatarForcingError
+from zmq.utils.monitor import parse_monitor_message
 
-from af_runtime.errors import BusyError, PeerGoneError, RequestError, UnavailableError
-from af_runtime.transport.base import Frames, Peer
+from af_runtime.errors import (
+    BusyError,
+    PeerGoneError,
+    PeerSlowError,
+    RequestError,
+    UnavailableError,
+)
+from af_runtime.transport.base import REFUSED, Frames, Peer
 from af_runtime.transport.curve import ClientKeys, Guard, ServerKeys
+from af_runtime.transport.endpoints import private
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Larger frames end the connection before they are read."""
@@ -22,13 +32,14 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 QUEUE_MESSAGES = 1_000
 """Messages to one peer that may wait for the network; credits keep far below it."""
 
+MOST_FRAMES = 8
+"""Frames of one message that are kept; a message of this protocol has fewer."""
+
 HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-
-REFUSED = "The two do not agree about keys: one has none, or the worker does not allow this one."
 
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 3_000
@@ -40,6 +51,7 @@ class ZmqServer:
     def __init__(self, endpoint: str, keys: ServerKeys | None = None) -> None:
         self._context = zmq.Context()
         self._guard = None if keys is None else Guard(self._context, keys)
+        self.user = ""
         self._socket = _socket(self._context, zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -47,7 +59,11 @@ class ZmqServer:
             keys.protect(self._socket)
         self._waker = _Waker(self._socket)
         try:
-            self._socket.bind(endpoint)
+            with private(endpoint):
+                self._socket.bind(endpoint)
+        except AvatarForcingError:
+            self.close()
+            raise
         except zmq.ZMQError as e:
             self.close()
             raise _bind_error(endpoint, e) from e
@@ -58,7 +74,8 @@ class ZmqServer:
         if not self._waker.wait(timeout_s):
             return None
         with suppress(zmq.Again):
-            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            peer, *frames = _received(self._socket, 1 + MOST_FRAMES)
+            self.user = _user_of(frames)
             return peer.bytes, [frame.buffer for frame in frames]
         return None
 
@@ -67,7 +84,7 @@ class ZmqServer:
         try:
             self._socket.send_multipart([peer, *frames], zmq.NOBLOCK, copy=False)
         except zmq.Again as e:
-            raise PeerGoneError("The client does not read the frames that it asked for.") from e
+            raise PeerSlowError("The client does not read the frames that it asked for.") from e
         except zmq.ZMQError as e:
             raise PeerGoneError(f"The client has gone ({e.strerror}).") from e
 
@@ -110,7 +127,7 @@ class ZmqClient:
         if not self._waker.wait(timeout_s):
             return None
         with suppress(zmq.Again):
-            return [f.buffer for f in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+            return [frame.buffer for frame in _received(self._socket, MOST_FRAMES)]
         return None
 
     def send(self, frames: Frames) -> None:
@@ -119,6 +136,11 @@ class ZmqClient:
             self._socket.send_multipart(list(frames), zmq.NOBLOCK, copy=False)
         except zmq.Again as e:
             raise PeerGoneError("There is no connection to the worker.") from e
+
+    @property
+    def line(self) -> int:
+        """See ``ClientTransport.line``."""
+        return self._waker.handshakes
 
     @property
     def problem(self) -> str:
@@ -139,8 +161,8 @@ class _Waker:
 
     def __init__(self, of: "zmq.Socket[Any]") -> None:
         self._of = of
-        self.handshake_failures = 0
-        self._monitor = of.get_monitor_socket(HANDSHAKE_FAILED)
+        self.handshake_failures = self.handshakes = 0
+        self._monitor = of.get_monitor_socket(HANDSHAKE_FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._here, self._there = socket.socketpair()
         self._here.setblocking(False)
         self._there.setblocking(False)
@@ -156,8 +178,9 @@ class _Waker:
             with suppress(BlockingIOError):
                 self._here.recv(4096)
         if self._monitor in events:
-            self._monitor.recv_multipart()
-            self.handshake_failures += 1
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            self.handshake_failures += bool(event & HANDSHAKE_FAILED)
+            self.handshakes += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
         return self._of in events
 
     def wake(self) -> None:
@@ -169,6 +192,25 @@ class _Waker:
         self._monitor.close(linger=0)
         self._here.close()
         self._there.close()
+
+
+def _received(of: "zmq.Socket[Any]", most: int) -> list[zmq.Frame]:
+    """Return the frames of the next message; those beyond the first ``most`` are thrown away."""
+    frames: list[zmq.Frame] = []
+    while True:
+        frame = of.recv(zmq.NOBLOCK, copy=False)
+        if len(frames) < most:
+            frames.append(frame)
+        if not frame.more:
+            return frames
+
+
+def _user_of(frames: Sequence[zmq.Frame]) -> str:
+    """Return the key that the guard has let in; empty where there is no guard."""
+    try:
+        return str(frames[0].get("User-Id")) if frames else ""
+    except zmq.ZMQError:
+        return ""
 
 
 def library() -> tuple[str, bool]:

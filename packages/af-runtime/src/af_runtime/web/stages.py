@@ -70,3 +70,9 @@ class _Watched:
 
     def flush(self, state: Any) -> Any:
         return self.inner.flush(state)
+
+    def snapshot(self, state: Any) -> Any:
+        return self.inner.snapshot(state)
+
+    def restore(self, saved: Any, reopening: Any) -> Any:
+        return self.inner.restore(saved, reopening)

@@ -22,6 +22,7 @@ from af_runtime.domain import domain_warning
 from af_runtime.errors import RequestError
 from af_runtime.gallery import find_portrait, shipped_portraits
 from af_runtime.messages.from_server import Format
+from af_runtime.picture_decoder import PictureDecoder
 from af_runtime.portrait import fit_portrait, read_picture
 from af_runtime.web.stages import StageClock
 
@@ -51,6 +52,7 @@ class Studio:
     def __init__(self, connect: Connect, preset: str, stages: StageClock | None = None) -> None:
         self.connect, self.preset = connect, preset
         self.stages = stages or StageClock()
+        self._decoder = PictureDecoder()
         self._pictures: OrderedDict[str, Image.Image] = OrderedDict()
         self._speeches: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
@@ -61,7 +63,7 @@ class Studio:
 
     async def bring_portrait(self, data: bytes, format: Format) -> Brought:
         """Keep a picture; raises `PortraitError` for what is none."""
-        picture = await asyncio.to_thread(_picture, data)
+        picture = await asyncio.to_thread(self._decoder.decode, data)
         pixels = fit_portrait(picture, format.width, format.height)
         note = domain_warning(pixels, format.preset) or ""
         return Brought(_keep(self._pictures, picture), note)
@@ -110,11 +112,6 @@ def _file(data: bytes, name: str) -> Iterator[Path]:
             yield path
         except AvatarForcingError as e:
             raise type(e)(str(e).replace(str(path), name)) from e
-
-
-def _picture(data: bytes) -> Image.Image:
-    with _file(data, "This file") as path:
-        return read_picture(path)
 
 
 def _speech(path: Path) -> NDArray[np.float32]:

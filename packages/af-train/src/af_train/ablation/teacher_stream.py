@@ -15,6 +15,7 @@ from torch import Tensor
 
 from af_train import draws
 from af_train.batches import Batch
+from af_train.guidance import Guidance
 from af_train.levels import euler_grid
 from af_train.networks import Conditions
 from af_train.recipes.lantern import SHIFT
@@ -55,7 +56,7 @@ def _filled(
     like = batch.portrait.expand(-1, frames, -1, -1, -1)
     noise = draws.normal(batch.seeds, f"clip at {start}", like)
     given = Conditions(batch.portrait, rows, batch.text)
-    velocity, x = guided_velocity(teacher, given, 1.0, frames), noise
+    velocity, x = guided_velocity(teacher, given, Guidance(1.0, 1.0), frames), noise
     for sigma, lower in pairwise(euler_grid(NUM_STEPS, SHIFT)):
         x = x + (lower - sigma) * velocity(x, sigma)
         if past is not None and known:

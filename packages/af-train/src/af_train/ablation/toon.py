@@ -16,7 +16,7 @@ from af_train.benchmark.report import tracks
 from af_train.benchmark.running import BenchmarkRun, open_run
 from af_train.benchmark.scoring import Record
 from af_train.benchmark.specs import ClipSpec, make_benchmark
-from af_train.strips import made_at, true_at
+from af_train.moments import made_at, true_at
 
 CELLS = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1))
 """Windows whose ladders lie on the shipped student's four levels."""

@@ -11,10 +11,10 @@ from af_train.benchmark.scoring import WINDOW_S, Record
 from af_train.benchmark.specs import ClipSpec
 from af_train.metrics.bootstrap import intervals
 from af_train.metrics.report import Score
+from af_train.moments import MOMENTS_S
 from af_train.on_disk import write_json
 from af_train.pages import table, write_page
 from af_train.plots import Curve, curves, distributions
-from af_train.strips import MOMENTS_S
 
 _RESAMPLES = 1000
 MEANINGS = {

@@ -25,8 +25,8 @@ from torch import Tensor
 from af_train.benchmark.clips import BenchmarkClip, ClipFolder
 from af_train.benchmark.scoring import Clock, Record, Scorer
 from af_train.benchmark.specs import BenchmarkError, ClipSpec, share
+from af_train.moments import strip
 from af_train.on_disk import claim, read_json, write_whole
-from af_train.strips import strip
 
 _STRIPS = 6
 """Clips that leave a strip of frames."""

@@ -1,1 +1,1 @@
-"""Sub-commands of ``af-train`` that are files of their own."""
+"""The larger commands of `af-train`, one a module; imported when the command is called."""

@@ -52,3 +52,12 @@ class Objective(Protocol):
         Returns detached scalars for the log, the one called ``loss`` among them.
         """
         ...
+
+
+def drawn_at(objective: Objective, role: str, step: int) -> int:
+    """Return the step whose batch and choices ``step`` uses: its own, or one that came before.
+
+    An objective may have a method ``drawn_at(role, step)`` to learn from one batch several times.
+    """
+    rule = getattr(objective, "drawn_at", None)
+    return step if rule is None else rule(role, step)

@@ -19,14 +19,37 @@ from torch import Tensor
 
 from af_train import draws
 from af_train.batches import Batch
+from af_train.guidance import Guidance
 from af_train.levels import per_frame, score_sigmas
 from af_train.masks import bidirectional
 from af_train.networks import Networks, predict_clean, predict_velocity
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Losses, Turn
-from af_train.objectives.matching import flow_loss, gradient_field, guided, matching_gradient
-from af_train.objectives.needs import conditions_of, num_blocks
+from af_train.objectives.matching import (
+    flow_loss,
+    gradient_field,
+    level_weights,
+    matching_gradient,
+)
+from af_train.objectives.needs import conditions_of, element_weights, num_blocks
 from af_train.objectives.options import DmdOptions
+from af_train.reencode import Reencoder
 from af_train.rollout import Rollout, roll_out, self_forcing
+
+
+@attrs.frozen(eq=False)
+class _Scored:
+    """A clip that is scored: all of a roll-out, or its end."""
+
+    batch: Batch
+    """What it is made from; its portrait is the picture before it."""
+    clip: Tensor
+    first: int
+    """Frames of the roll-out before it."""
+
+
+def shortened(batch: Batch, blocks: int, block_latents: int) -> Batch:
+    """Return the first blocks of what a batch is made from."""
+    return attrs.evolve(batch, rows=batch.rows[:, : 4 * blocks * block_latents], clip=None)
 
 
 @attrs.frozen(eq=False)
@@ -34,10 +57,15 @@ class Dmd:
     """Roll-outs by window, or block by block, scored by teacher and critic."""
 
     options: DmdOptions
+    guidance: Guidance
     schedule: NoiseSchedule
     scheduler: WindowScheduler
     anchors: DualAnchorCache
     geometry: Geometry
+    longer: Reencoder | None = None
+    """What turns the picture before the scored end of a roll-out into a portrait."""
+    made: dict[tuple[int, tuple[int, ...]], "_Scored"] = attrs.field(factory=dict, init=False)
+    """Clips that the critic will see again, by step and seeds; forgotten, they are made anew."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -53,12 +81,48 @@ class Dmd:
         """Return student and critic every ``critic_updates`` steps, the critic alone otherwise."""
         return (STUDENT, CRITIC) if step % self.options.critic_updates == 0 else (CRITIC,)
 
+    def drawn_at(self, role: str, step: int) -> int:
+        """Return the step whose roll-out the critic learns from; the student has not moved since.
+
+        See ``objectives.contract.drawn_at``.
+        """
+        if role != CRITIC:
+            return step
+        since_student = step % self.options.critic_updates
+        return step - since_student % self.options.critic_draws
+
     def backward(self, turn: Turn, networks: Networks, batch: Batch) -> Losses:
         """See ``Objective.backward``."""
-        num_blocks(batch, self.geometry.block_latents)
-        made = self.roll_out(turn, networks[STUDENT], batch)
-        update = self._student if turn.role == STUDENT else self._critic
-        return update(turn, networks, batch, made)
+        blocks = num_blocks(batch, self.geometry.block_latents)
+        if self.options.least_blocks is not None:
+            few = min(self.options.least_blocks, blocks)
+            batch = shortened(batch, turn.choices.randint(few, blocks), self.geometry.block_latents)
+        if turn.role == STUDENT:
+            return self._student(turn, networks, batch)
+        return self._critic(turn, networks, self._seen(turn, networks[STUDENT], batch))
+
+    def _seen(self, turn: Turn, student: Any, batch: Batch) -> "_Scored":
+        """Roll out, or recall what was rolled out for an update of the critic before this one."""
+        drawn = self.drawn_at(turn.role, turn.step)
+        for step, seeds in [*self.made]:
+            if step != drawn:
+                del self.made[step, seeds]
+        found = self.made.get((drawn, batch.seeds))
+        if found is None:
+            found = self.end_of(batch, self.roll_out(turn, student, batch))
+            if self.options.critic_draws > 1:
+                self.made[drawn, batch.seeds] = found
+        return found
+
+    def end_of(self, batch: Batch, made: Rollout) -> "_Scored":
+        """Return the part of a roll-out that is scored, and what it follows on."""
+        scored = (self.options.scored_blocks or 0) * self.geometry.block_latents
+        first = made.clip.shape[1] - scored
+        if self.longer is None or first <= 0:
+            return _Scored(batch, made.clip, 0)
+        portrait = self.longer.last_picture(made.emitted[:, :first], batch.portrait)
+        rest = attrs.evolve(batch, portrait=portrait, rows=batch.rows[:, 4 * first :], clip=None)
+        return _Scored(rest, made.clip[:, first:], first)
 
     def streamer(self, student: Any) -> Streamer[Any]:
         """Return the engine that serves users, its clean passes apart from those with gradients."""
@@ -74,11 +138,14 @@ class Dmd:
         given = conditions_of(batch)
         return roll_out(streamer, self.schedule, given, seeds=batch.seeds, offset=offset)
 
-    def _student(self, turn: Turn, networks: Networks, batch: Batch, made: Rollout) -> Losses:
-        noisy, sigma, _ = self._noised(batch, made.clip)
-        gradient = self._gradient(networks, batch, made.clip, noisy, sigma)
-        frames = self._scored(made.clip)
-        made.backward(turn.share * gradient_field(gradient, frames))
+    def _student(self, turn: Turn, networks: Networks, batch: Batch) -> Losses:
+        made = self.roll_out(turn, networks[STUDENT], batch)
+        end = self.end_of(batch, made)
+        noisy, sigma, _ = self._noised(turn, batch, end.clip)
+        gradient = self._gradient(networks, end.batch, end.clip, noisy, sigma)
+        frames = self._scored(end.clip)
+        field = turn.share * gradient_field(gradient, frames)
+        made.backward(torch.cat([torch.zeros_like(made.clip[:, : end.first]), field], 1), end.first)
         return {"loss": 0.5 * gradient[:, frames].square().mean()}
 
     @torch.no_grad()
@@ -88,27 +155,29 @@ class Dmd:
         """Compare what critic and guided teacher take the noised clip for."""
         given, plan = conditions_of(batch), bidirectional(clip.shape[1])
         critic = predict_clean(networks[CRITIC], noisy, sigma, given, plan)
-        teacher = predict_clean(networks[TEACHER], noisy, sigma, given, plan)
-        if self.options.guidance_weight != 1:
-            blind = predict_clean(networks[TEACHER], noisy, sigma, given.silent(), plan)
-            teacher = guided(blind, teacher, self.options.guidance_weight)
+        teacher = self.guidance(
+            lambda told: predict_clean(networks[TEACHER], noisy, sigma, told, plan), given
+        )
         return matching_gradient(clip, critic, teacher)
 
-    def _critic(self, turn: Turn, networks: Networks, batch: Batch, made: Rollout) -> Losses:
-        noisy, sigma, noise = self._noised(batch, made.clip)
+    def _critic(self, turn: Turn, networks: Networks, seen: "_Scored") -> Losses:
+        batch, clip = seen.batch, seen.clip
+        noisy, sigma, noise = self._noised(turn, batch, clip)
         given, plan = conditions_of(batch), bidirectional(noisy.shape[1])
         velocity = predict_velocity(networks[CRITIC], noisy, sigma, given, plan)
-        frames = self._scored(made.clip)
-        loss = flow_loss(velocity[:, frames], made.clip[:, frames], noise[:, frames])
+        frames = self._scored(clip)
+        level = per_frame(sigma[:, frames], clip)
+        weights = level_weights(level, self.options.errors_of) * element_weights(batch)
+        loss = flow_loss(velocity[:, frames], clip[:, frames], noise[:, frames], weights)
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 
-    def _noised(self, batch: Batch, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _noised(self, turn: Turn, batch: Batch, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the clip at one level for each sample, ``sigma [b, f]``, and the noise."""
-        o = self.options
-        u = draws.uniform(batch.seeds, "score level")
+        o, again = self.options, turn.step - self.drawn_at(turn.role, turn.step)
+        u = draws.uniform(batch.seeds, f"score level{again or ''}")
         sigma = score_sigmas(u, o.shift, o.lowest, o.highest)[:, None].expand(clip.shape[:2])
-        sigma, noise = sigma.to(clip), draws.normal(batch.seeds, "score noise", clip)
+        sigma, noise = sigma.to(clip), draws.normal(batch.seeds, f"score noise{again or ''}", clip)
         level = per_frame(sigma, clip)
         return (1 - level) * clip + level * noise, sigma, noise
 

@@ -18,8 +18,8 @@ from af_train.levels import logit_normal, per_frame, shifted
 from af_train.masks import bidirectional, block_causal
 from af_train.networks import Conditions, Networks, predict_velocity
 from af_train.objectives.contract import Losses, Turn
-from af_train.objectives.matching import flow_loss
-from af_train.objectives.needs import clip_of, num_blocks
+from af_train.objectives.matching import flow_loss, level_weights
+from af_train.objectives.needs import clip_of, element_weights, num_blocks
 from af_train.objectives.options import FlowMatchingOptions
 
 
@@ -30,6 +30,8 @@ class FlowMatching:
     options: FlowMatchingOptions
     block_latents: int
     causal: DualAnchorCache | None = None
+    negative: Tensor | None = None
+    """What is read where the prompt is dropped, ``[1, token, d]``; None reads zeros."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -50,9 +52,13 @@ class FlowMatching:
         clean, plan, sigma = clip_of(batch), *self._task(batch)
         sigma = sigma.to(clean)
         noise, level = draws.normal(batch.seeds, "noise", clean), per_frame(sigma, clean)
-        noisy, given = (1 - level) * clean + level * noise, dropped(self.options, batch)
+        noisy, given = (
+            (1 - level) * clean + level * noise,
+            dropped(self.options, batch, self.negative),
+        )
         velocity = predict_velocity(networks[turn.role], noisy, sigma, given, plan)
-        loss = flow_loss(velocity, clean, noise)
+        weights = level_weights(level, self.options.errors_of) * element_weights(batch)
+        loss = flow_loss(velocity, clean, noise, weights)
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 
@@ -77,13 +83,19 @@ def draw_levels(options: FlowMatchingOptions, seeds: Sequence[int], count: int) 
     return sigma.clamp_min(options.lowest)
 
 
-def dropped(options: FlowMatchingOptions, batch: Batch) -> Conditions:
-    """Take audio from some samples and prompts from some, independently, for guidance."""
+def dropped(
+    options: FlowMatchingOptions, batch: Batch, negative: Tensor | None = None
+) -> Conditions:
+    """Take audio from some samples and prompts from some, independently, for guidance.
+
+    ``negative [1, token, d]`` is read instead of a prompt that was taken; None reads zeros.
+    """
     keeps = draws.uniform(batch.seeds, "drop", 2) >= torch.tensor(
         [options.audio_dropout, options.text_dropout]
     )
     hears, reads = keeps.to(batch.rows.device).unbind(1)
     text = batch.text
     if text is not None:
-        text = text.expand(len(batch), -1, -1) * reads[:, None, None].to(text)
+        blank = text.new_zeros(()) if negative is None else negative.to(text)
+        text = torch.where(reads[:, None, None], text.expand(len(batch), -1, -1), blank)
     return Conditions(batch.portrait, batch.rows * hears[:, None, None].to(batch.rows), text)

@@ -7,6 +7,9 @@ sigma^2 / (1 - sigma) times the difference of scores: the gradient below descend
 import torch
 from torch import Tensor
 
+CLEAN_FLOOR = 0.2
+"""Square of the level below which errors of clean estimates count alike."""
+
 
 def guided(unconditional: Tensor, conditional: Tensor, guidance_weight: float) -> Tensor:
     """Return u + w (c - u): w = 1 is the conditional estimate itself, w = 0 the unconditional one.
@@ -46,6 +49,20 @@ def surrogate(clip: Tensor, gradient: Tensor, frames: Tensor) -> Tensor:
     return 0.5 * (y - (y - g).detach()).square().mean()
 
 
-def flow_loss(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """Return mean (v - (eps - x_0))^2, on the raw velocity: of the critic, and of every teacher."""
-    return (velocity - (noise - clean)).square().mean()
+def flow_loss(
+    velocity: Tensor, clean: Tensor, noise: Tensor, weights: Tensor | float = 1.0
+) -> Tensor:
+    """Return mean w (v - (eps - x_0))^2: the loss of the critic, and of every teacher.
+
+    ``weights`` broadcast against ``[b, f, c, h, w]``.
+    """
+    return ((velocity - (noise - clean)).square() * weights).mean()
+
+
+def level_weights(sigma: Tensor, errors_of: str) -> Tensor:
+    """Return how much a squared error of a velocity counts at each level.
+
+    Always 1 for ``velocity``. For ``clean`` s^2 / (s^2 + .2), which is (x_0 error)^2 / (s^2 + .2):
+    near data, where a velocity is the difference of two close pictures, it does not explode.
+    """
+    return sigma**2 / (sigma**2 + CLEAN_FLOOR) if errors_of == "clean" else torch.ones_like(sigma)

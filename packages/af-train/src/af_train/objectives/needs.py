@@ -28,6 +28,11 @@ def states_of(batch: Batch, num_rungs: int) -> Tensor:
     return batch.states
 
 
+def element_weights(batch: Batch) -> Tensor | float:
+    """Return how much each element of a clip counts, broadcastable to ``[b, f, c, h, w]``."""
+    return 1.0 if batch.weights is None else batch.weights
+
+
 def num_blocks(batch: Batch, block_latents: int) -> int:
     """Return the number of whole blocks of a clip."""
     if batch.num_frames % block_latents:

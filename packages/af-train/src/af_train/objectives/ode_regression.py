@@ -19,7 +19,7 @@ from af_train.batches import Batch
 from af_train.masks import block_causal, over_clean_past
 from af_train.networks import Conditions, Networks, Trainable, predict_clean
 from af_train.objectives.contract import STUDENT, Losses, Turn
-from af_train.objectives.needs import num_blocks, states_of
+from af_train.objectives.needs import element_weights, num_blocks, states_of
 
 
 @attrs.frozen(eq=False)
@@ -65,7 +65,7 @@ class OdeRegression:
         task = self.cut(self, turn, batch, states_of(batch, len(self.scheduler.timesteps)))
         sigma = self.scheduler.sigmas[task.rung].to(task.noisy)
         clean = estimate(networks[STUDENT], batch, task, sigma)
-        loss = (clean - task.target).square().mean()
+        loss = ((clean - task.target).square() * element_weights(batch)).mean()
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 

@@ -6,25 +6,45 @@ its weights as safetensors. The same chain takes one core or, under torchrun, ma
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import msgspec
 from af_core.errors import AvatarForcingError, ConfigError
 from af_core.plugins import BuildContext, load_catalog
 from af_core.weights.files import load, write_tensors
+from torch import Tensor
 
+from af_train.adapters import merged, trained
 from af_train.backfill import Backfill, BackfillConfig, weights_hash
-from af_train.batches import Source
+from af_train.batches import Batch, Source, Weighted
+from af_train.guidance import encoded_prompt
 from af_train.loop import progress_bar
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
 from af_train.ode_store import TrajectoryStore
 from af_train.parallel import World
+from af_train.strips import SampleConfig, fixed_batch, pictures, streamed, write_strip
 from af_train.trainer import Trainer, TrainerConfig
+
+RECIPE = "recipe.json"
+SAMPLES = "samples"
 
 
 class StageNotTrainedError(AvatarForcingError):
     """A stage needs weights that an earlier one has not left yet."""
+
+
+class TeacherGateError(AvatarForcingError):
+    """The teacher is not worth learning from."""
+
+
+class Verdict(Protocol):
+    """What a gate found; its text has the numbers."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether a student may learn from this teacher."""
+        ...
 
 
 class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,15 +55,26 @@ class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerConfig
     options: dict[str, Any] = {}
     """Options of the objective."""
+    begin: str | None = None
+    """Weights the first role begins with: a file, or ``shipped``, those of the preset. None begins
+    as the chain has it. A run that has a checkpoint goes on from that."""
 
 
-class DistillRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole chain."""
+class ChainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every chain has: a teacher at its beginning, distribution matching at its end."""
 
     teacher: StageRecipe
     backfill: BackfillConfig
-    ode: StageRecipe
+    """How clips of the teacher are sampled, for trajectories and strips."""
     dmd: StageRecipe
+    samples: SampleConfig = SampleConfig()
+    """Strips of sample frames while stages train; off unless ``samples.every`` is set."""
+
+
+class DistillRecipe(ChainRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Two-stage distillation: ODE regression comes before distribution matching."""
+
+    ode: StageRecipe
 
 
 @attrs.frozen(eq=False)
@@ -56,8 +87,15 @@ class Distillation:
     make: Callable[[], Any]
     """Makes a fresh network; teacher, critic and student are alike."""
     source: Source
-    recipe: DistillRecipe
+    recipe: ChainRecipe
     world: World = attrs.field(factory=World)
+    gate: Callable[[Any], Verdict] | None = None
+    """Judges the teacher before trajectories are made; None lets any pass."""
+    shipped: Callable[[], Mapping[str, Tensor]] | None = None
+    """Reads the weights of the preset that is distilled, if it has any."""
+
+    emphasis: Tensor | None = None
+    """How much each element of a latent frame counts, ``[c or 1, h, w]``; None: all alike."""
 
     def weights(self, stage: str) -> Path:
         """Return the file that a stage leaves."""
@@ -65,14 +103,14 @@ class Distillation:
 
     def teacher(self) -> Path:
         """Train the bidirectional teacher."""
-        return self._train("teacher", self.recipe.teacher, {TEACHER: None}, self.source)
+        return self.train("teacher", self.recipe.teacher, {TEACHER: None}, self.source)
 
     def backfill(self) -> Path:
         """Write the teacher's trajectories, this process's share of them."""
-        teacher = self._network("teacher").to(self.world.device).eval()
-        stages, config = self.context.stages, self.recipe.backfill
-        size = self.context.geometry.block_latents
-        job = Backfill(teacher, self.source, self._ladder(), config, stages["anchor_cache"], size)
+        teacher = self._network("teacher").eval()
+        self._judge(teacher)
+        teacher = teacher.to(self.world.device)
+        job, config = self._sampling(teacher), self.recipe.backfill
         with progress_bar() as bar:
             bar.disable = not self.world.leads
             total = config.num_clips // self.world.size
@@ -87,6 +125,20 @@ class Distillation:
         self.world.wait()
         return self.trajectories
 
+    def _judge(self, teacher: Any) -> None:
+        """Stop where a student would learn from a bad teacher; a verdict is kept beside it."""
+        kept = self.directory / "teacher_gate.txt"
+        if self.gate is None or kept.exists():
+            return
+        verdict = self.gate(teacher)
+        if not verdict.passed:
+            raise TeacherGateError(
+                f"The teacher does not pass the gate: {verdict}. Train it for longer "
+                "(teacher.trainer.steps) or go on all the same with gate=off."
+            )
+        if self.world.leads:
+            kept.write_text(f"{verdict}\n")
+
     @property
     def trajectories(self) -> Path:
         """Folder of the store."""
@@ -94,6 +146,9 @@ class Distillation:
 
     def ode(self) -> Path:
         """Train the student on trajectories, beginning with the teacher's weights."""
+        recipe: StageRecipe | None = getattr(self.recipe, "ode", None)
+        if recipe is None:
+            raise ConfigError(f"{type(self.recipe).__name__} has no stage ode.")
         c = self.recipe.backfill
         store = TrajectoryStore.open(
             self.trajectories,
@@ -102,13 +157,15 @@ class Distillation:
             shift=c.shift,
             num_steps=c.num_steps,
             guidance_weight=c.guidance_weight,
+            text_guidance_weight=c.text_guidance_weight,
+            negative_prompt=c.negative_prompt,
         )
-        return self._train("ode", self.recipe.ode, {STUDENT: "teacher"}, store)
+        return self.train("ode", recipe, {STUDENT: "teacher"}, store)
 
-    def dmd(self) -> Path:
+    def dmd(self, after: str = "ode") -> Path:
         """Match distributions: the student goes on from ODE, the critic begins as the teacher."""
-        begin = {STUDENT: "ode", CRITIC: "teacher", TEACHER: "teacher"}
-        return self._train("dmd", self.recipe.dmd, begin, self.source)
+        begin = {STUDENT: after, CRITIC: "teacher", TEACHER: "teacher"}
+        return self.train("dmd", self.recipe.dmd, begin, self.source)
 
     def run(self) -> Path:
         """Run the whole chain; returns the file of the student."""
@@ -129,9 +186,13 @@ class Distillation:
             ) from error
         return options.build(self.context)
 
-    def _train(
+    def train(
         self, stage: str, recipe: StageRecipe, begin: Mapping[str, str | None], source: Source
     ) -> Path:
+        """Train a stage, or find what it has left; ``begin`` names the stage a role begins with.
+
+        With an adapter, what was trained lies apart as well: ``STAGE.adapter.safetensors``.
+        """
         path = self.weights(stage)
         if path.exists():
             return path
@@ -140,15 +201,96 @@ class Distillation:
             for role, whose in begin.items()
         }
         objective = self.objective(recipe)
+        if recipe.begin is not None:
+            self._begin(networks[objective.roles[0]], recipe.begin)
         trainer = Trainer(
-            objective, networks, source, recipe.trainer, self.directory / stage, self.world
+            objective,
+            networks,
+            self._weighted(source),
+            recipe.trainer,
+            self.directory / stage,
+            self.world,
         )
-        trainer.fit()
-        weights = trainer.roles[objective.roles[0]].weights()
+        self._note()
+        trainer.fit(self._sampler(stage, trainer))
+        role = trainer.roles[objective.roles[0]]
+        state, adapter = role.unmerged(), role.config.adapter
         if self.world.leads:
-            write_tensors(path, weights)
+            if adapter is not None:
+                about = {"adapter": msgspec.json.encode(adapter).decode()}
+                write_tensors(
+                    path.with_suffix(".adapter.safetensors"), trained(state, adapter), about
+                )
+                state = merged(state, adapter)
+            write_tensors(path, state)
         self.world.wait()
         return path
+
+    def _note(self) -> None:
+        """Write down what this directory is a run of."""
+        if self.world.leads:
+            note = {"recipe": type(self.recipe).__name__, "settings": self.recipe}
+            self.directory.mkdir(parents=True, exist_ok=True)
+            text = msgspec.json.format(msgspec.json.encode(note))
+            (self.directory / RECIPE).write_bytes(text + b"\n")
+
+    def _sampler(self, stage: str, trainer: Trainer) -> Callable[[int], None]:
+        """Return what draws a strip of the role that is learnt, every so many steps."""
+        config, role = self.recipe.samples, trainer.objective.roles[0]
+        if config.every == 0:
+            return lambda step: None
+        batch = fixed_batch(self.source, config, self.context.geometry.block_latents)
+        batch = batch.to(self.world.device)
+        folder, decoder = self.directory / stage / SAMPLES, self.context.stages.get("decoder")
+
+        def draw(step: int) -> None:
+            if step % config.every and step != trainer.config.steps:
+                return
+            weights = trainer.roles[role].weights()  # all processes: they lie in shards
+            if not self.world.leads:
+                return
+            network = self.make()
+            network.load_state_dict(weights)
+            network = network.to(self.world.device).eval()
+            made = self._sampled(network, role, batch)
+            frames = pictures(made, batch.portrait, decoder)
+            write_strip(folder / f"{step:09d}.png", frames, config.columns)
+
+        if self.world.leads and batch.clip is not None:
+            truth = pictures(batch.clip, batch.portrait, decoder)
+            write_strip(folder / "truth.png", truth, config.columns)
+        return draw
+
+    def _sampled(self, network: Any, role: str, batch: Batch) -> Tensor:
+        """Return a clip as this role makes it: streamed, or by the steps of a trajectory."""
+        if role != TEACHER:
+            return streamed(network, self.context, batch)
+        return self._sampling(network).states(batch)[:, -1]
+
+    def _sampling(self, teacher: Any) -> Backfill:
+        """Return what draws a teacher's trajectories."""
+        config = self.recipe.backfill
+        return Backfill(
+            teacher,
+            self.source,
+            self._ladder(),
+            config,
+            self.context.stages["anchor_cache"],
+            self.context.geometry.block_latents,
+            encoded_prompt(self.context, config.negative_prompt),
+        )
+
+    def _begin(self, network: Any, where: str) -> None:
+        """Fill a network from a file, or with the weights that the preset comes with."""
+        if where != "shipped":
+            load(network, Path(where))
+        elif self.shipped is None:
+            raise ConfigError("begin=shipped: this pipeline comes without weights. Name a file.")
+        else:
+            network.load_state_dict(self.shipped())
+
+    def _weighted(self, source: Source) -> Source:
+        return source if self.emphasis is None else Weighted(source, self.emphasis)
 
     def _network(self, stage: str) -> Any:
         path = self.weights(stage)

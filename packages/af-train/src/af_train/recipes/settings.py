@@ -10,6 +10,10 @@ from af_core.errors import AvatarForcingError
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 
 
+class UnknownNameError(AvatarForcingError):
+    """No recipe or suite has this name."""
+
+
 class SettingError(AvatarForcingError):
     """A setting has an unknown name or a value that does not fit."""
 

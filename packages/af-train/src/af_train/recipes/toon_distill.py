@@ -4,42 +4,53 @@ The pipeline says what is distilled: its ladder, window, anchors and network. Te
 student have the network's shape; its speech encoder and autoencoder are used as they are.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from af_core.assembly import build_stages
 from af_core.graph import open_pipeline, parse_overrides
 from af_core.models.causal_wan import CausalWan
+from af_core.models.tiny_vae import TinyVAE
 from af_core.models.wan_config import CausalWanConfig
 from af_core.plugins import BuildContext
 from af_core.plugins.builtin.loading import seeded, shape_of
+from torch import Tensor
 
 from af_train.backfill import BackfillConfig
+from af_train.data.encoders import open_clips
 from af_train.data.toon_latents import LatentPool, make_shards
 from af_train.data.toon_source import ToonSource
+from af_train.metrics.readers import load_readers
+from af_train.metrics.toon_teacher import TeacherGate
 from af_train.parallel import World
 from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe
-from af_train.recipes.toon_student import calm_start
+from af_train.recipes.toon_student import calm_start, channel_weights, mouth_weights
 from af_train.trainer import RoleConfig, TrainerConfig
 
 
-class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True):
+class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The chain, and the clips it learns from."""
 
     preset: str = "toon"
     """Preset or pipeline file that is distilled."""
     settings: tuple[str, ...] = ()
     """Settings of the pipeline, such as ``anchor_cache.temporal_budget=2``."""
+    data: str | None = None
+    """Folder of clips that ``af-train prepare`` made; without it the toon world is drawn."""
     num_clips: int = 4096
     """Clips of 81 frames; made in the directory's ``latents`` unless they are there."""
     liveliness: float = 1.0
     """How much heads move and blink in them, of what is natural: an objective chooses now."""
     num_frames: int = 12
     """Latent frames of a training clip."""
+    gate: Literal["on", "off"] = "on"
+    """Whether the teacher must speak (``metrics.toon_teacher``) before a student learns from it."""
 
 
-_LOWEST = 0.1
-"""Networks that predict x0 weigh errors of velocities by 1 / sigma^2: no cleaner than this."""
+_LOWEST = 0.02
+"""The last step of a trajectory of 40 begins at .025: what it asks is learnt."""
 
 
 def toon_distill_recipe() -> ToonDistillRecipe:
@@ -48,7 +59,7 @@ def toon_distill_recipe() -> ToonDistillRecipe:
         teacher=StageRecipe(
             "flow-matching",
             TrainerConfig(12_000, {"teacher": _regression(1e-3)}, batch_size=16, log_every=50),
-            {"shift": 3.0, "lowest": _LOWEST},
+            {"shift": 3.0, "lowest": _LOWEST, "errors_of": "clean"},
         ),
         backfill=BackfillConfig(num_clips=2048, num_steps=40, shift=1.0, guidance_weight=1.5),
         ode=StageRecipe(
@@ -65,7 +76,12 @@ def toon_distill_recipe() -> ToonDistillRecipe:
                 },
                 batch_size=16,
             ),
-            {"shift": 3.0, "lowest": _LOWEST, "guidance_weight": 1.5},
+            {
+                "shift": 3.0,
+                "lowest": _LOWEST,
+                "errors_of": "clean",
+                "guidance_weight": 1.5,
+            },
         ),
     )
 
@@ -83,20 +99,54 @@ def _regression(learning_rate: float) -> RoleConfig:
 
 
 def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Distillation:
-    """Return the chain of a pipeline; clips that are missing are made first."""
+    """Return the chain of a pipeline, over prepared clips or over those of the toon world."""
     pipeline = open_pipeline(recipe.preset, parse_overrides([*recipe.settings]))
     built = build_stages(pipeline, "cpu")
-    folder = directory / "latents"
+    config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
+    if recipe.data is None:
+        source = _toon_world(directory / "latents", recipe, built, world)
+    else:
+        source = open_clips(Path(recipe.data), pipeline, built, recipe.num_frames)
+    context = BuildContext(pipeline.geometry, stages=built)
+    is_judged = recipe.gate != "off" and recipe.data is None  # its readers know drawn faces only
+    gate = _gate(built, recipe) if is_judged else None
+    make = partial(fresh_network, config)
+    shipped = built["denoiser"].state_dict if pipeline.stages["denoiser"].config.weights else None
+    emphasis = None if recipe.data else _emphasis(built["decoder"])
+    return Distillation(directory, context, make, source, recipe, world, gate, shipped, emphasis)
+
+
+def _emphasis(decoder: Any) -> Tensor | None:
+    """Return what counts in a frame of the toon world: mouths, and channels that move much."""
+    scales = [part.channel_scales() for part in decoder.modules() if isinstance(part, TinyVAE)]
+    return mouth_weights() * channel_weights(scales[0]) if scales else None
+
+
+def _toon_world(
+    folder: Path, recipe: ToonDistillRecipe, built: Mapping[str, Any], world: World
+) -> ToonSource:
+    """Return the clips of the toon world; those that are missing are made first."""
     if world.leads:
         for _ in make_shards(
             built["image_encoder"].vae, folder, range(recipe.num_clips), recipe.liveliness
         ):
             pass
     world.wait()
-    config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
-    source = ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
-    context = BuildContext(pipeline.geometry, stages=built)
-    return Distillation(directory, context, lambda: fresh_network(config), source, recipe, world)
+    return ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
+
+
+def _gate(stages: Mapping[str, Any], recipe: ToonDistillRecipe) -> TeacherGate:
+    c = recipe.backfill
+    return TeacherGate(
+        eyes=stages["image_encoder"],
+        ears=stages["audio_encoder"],
+        decoder=stages["decoder"],
+        readers=load_readers(),
+        num_steps=c.num_steps,
+        shift=c.shift,
+        guidance_weight=c.guidance_weight,
+        num_latents=recipe.num_frames,
+    )
 
 
 def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
@@ -104,5 +154,5 @@ def fresh_network(config: CausalWanConfig, seed: int = 0) -> Any:
     with seeded(seed):
         network = CausalWan(config)
         calm_start(network)
-    network.attention.kernel = "sdpa"
+    network.attention.kernel = "steady"
     return network

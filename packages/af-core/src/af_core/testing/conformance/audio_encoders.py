@@ -8,6 +8,7 @@ from torch import Tensor
 
 from af_core.geometry import SAMPLES_PER_FRAME, num_frames
 from af_core.testing.conformance.common import close, keeps_nothing, pieces, same, speech
+from af_core.testing.conformance.snapshots import carried
 
 Make = Callable[[], Any]
 
@@ -90,10 +91,27 @@ def remembers_only_in_its_state(make: Make) -> None:
 
 
 @torch.no_grad()
+def goes_on_from_a_snapshot(make: Make) -> None:
+    """A state that went through a snapshot goes on as if nothing had happened."""
+    encoder, samples = make(), speech(1, 5000)
+    for heard in (0, 1, 640, 3333):
+        _, state = encoder.step(encoder.open(1), samples[:, :heard])
+        want, got = (
+            _finished(encoder, one, samples[:, heard:]) for one in (state, carried(encoder, state))
+        )
+        same(got, want, f"rows after a snapshot at sample {heard}")
+
+
+@torch.no_grad()
 def keeps_no_memory_of_ended_streams(make: Make) -> None:
     """Sessions leave no tensors behind."""
     encoder, samples = make(), speech(1, 3000)
     keeps_nothing(lambda: encoded(encoder, samples), "audio encoder")
+
+
+def _finished(encoder: Any, state: Any, samples: Tensor) -> Tensor:
+    rows, state = encoder.step(state, samples)
+    return torch.cat([rows, encoder.flush(state)[0]], dim=1)
 
 
 CHECKS = (
@@ -103,5 +121,6 @@ CHECKS = (
     hears_no_further_than_it_declares,
     keeps_streams_apart,
     remembers_only_in_its_state,
+    goes_on_from_a_snapshot,
     keeps_no_memory_of_ended_streams,
 )

@@ -7,13 +7,17 @@ from torch import Tensor
 
 from af_core.errors import StaleStreamStateError
 from af_core.geometry import SAMPLES_PER_FRAME, num_frames
-from af_core.pipeline import Avatar
-from af_core.testing.conformance.common import keeps_nothing, pieces, same, speech
+from af_core.pipeline import Avatar, AvatarState
+from af_core.snapshots.value import Snapshot
+from af_core.testing.conformance.common import close, keeps_nothing, pieces, same, speech
 
 Make = Callable[[], Avatar]
 
 BLOCKS = 3
 """Blocks of speech that these checks run beyond the look-ahead."""
+
+ROUNDED = 2.0
+"""Levels of 255 by which rounding may move a colour when streams share their steps."""
 
 
 def video(
@@ -78,6 +82,30 @@ def keeps_interleaved_streams_apart(make: Make) -> None:
         same(torch.cat(frames[i], dim=1), alone, f"interleaved stream {i}")
 
 
+def shares_steps_without_mixing_streams_up(make: Make) -> None:
+    """Streams of different ages that step together show what each shows alone, up to rounding."""
+    avatar = make()
+    block, count = avatar.geometry.samples_per_block, 3
+    sounds = [speech(1, _enough(avatar) + i * block, seed=i) for i in range(count)]
+    states, frames = [], []
+    for i, sound in enumerate(sounds):  # each is one block older than the one before
+        state = avatar.open(portraits(avatar, 1, i), seed=i)
+        made, state = avatar.step(state, sound[:, : i * block])
+        states.append(state)
+        frames.append([made])
+    for start in range(0, _enough(avatar), block):
+        heard = [sound[:, start + i * block :][:, :block] for i, sound in enumerate(sounds)]
+        for i, outcome in enumerate(avatar.step_together(states, heard)):
+            if isinstance(outcome, Exception):
+                raise outcome
+            frames[i].append(outcome[0])
+            states[i] = outcome[1]
+    for i, sound in enumerate(sounds):
+        shown = torch.cat([*frames[i], avatar.flush(states[i])[0]], dim=1)
+        alone = video(avatar, sound, seed=i, face=i)
+        close(shown.float(), alone.float(), f"frames of stream {i}, 0..255", tolerance=ROUNDED)
+
+
 def waits_as_long_as_it_declares(make: Make) -> None:
     """The first frames come with the last sample of block and look-ahead, and no later."""
     avatar = make()
@@ -98,11 +126,27 @@ def refuses_or_repeats_an_old_state(make: Make) -> None:
     same(again, first, "frames of the second step from one state")
 
 
+def goes_on_from_a_snapshot(make: Make) -> None:
+    """Streams that were put into a snapshot and taken out go on bit for bit, wherever cut."""
+    avatar = make()
+    samples, block = speech(1, _enough(avatar)), avatar.geometry.samples_per_block
+    for heard in (0, block // 3, samples.shape[1] - block - 1):
+        _, state = avatar.step(avatar.open(portraits(avatar, 1)), samples[:, :heard])
+        there = avatar.restore(Snapshot.from_bytes(avatar.snapshot(state).to_bytes()))
+        want, got = (_finished(avatar, one, samples[:, heard:]) for one in (state, there))
+        same(got, want, f"frames after a snapshot at sample {heard}")
+
+
 def keeps_no_memory_of_ended_streams(make: Make) -> None:
     """Streams leave no tensors behind."""
     avatar = make()
     samples = speech(1, _enough(avatar))
     keeps_nothing(lambda: video(avatar, samples), "avatar")
+
+
+def _finished(avatar: Avatar, state: AvatarState, samples: Tensor) -> Tensor:
+    frames, state = avatar.step(state, samples)
+    return torch.cat([frames, avatar.flush(state)[0]], dim=1)
 
 
 def _enough(avatar: Avatar) -> int:
@@ -115,7 +159,9 @@ CHECKS = (
     does_not_depend_on_how_audio_is_cut,
     gives_the_same_video_for_the_same_seed,
     keeps_interleaved_streams_apart,
+    shares_steps_without_mixing_streams_up,
     waits_as_long_as_it_declares,
     refuses_or_repeats_an_old_state,
+    goes_on_from_a_snapshot,
     keeps_no_memory_of_ended_streams,
 )

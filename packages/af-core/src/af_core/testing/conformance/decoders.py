@@ -8,6 +8,7 @@ from torch import Tensor
 
 from af_core.geometry import TEMPORAL_STRIDE
 from af_core.testing.conformance.common import keeps_nothing, noise, pieces, same
+from af_core.testing.conformance.snapshots import carried
 
 Make = Callable[[], Any]
 Shape = tuple[int, int, int]
@@ -84,6 +85,18 @@ def remembers_only_in_its_state(make: Make, *, latent: Shape) -> None:
 
 
 @torch.no_grad()
+def goes_on_from_a_snapshot(make: Make, *, latent: Shape) -> None:
+    """A state that went through a snapshot goes on as if nothing had happened."""
+    decoder, latents, state = make(), noise(1, 4, *latent), None
+    for index in range(4):
+        state = decoder.open(1) if state is None else state
+        want, after = decoder.step(state, latents[:, index : index + 1])
+        there, _ = decoder.step(carried(decoder, state), latents[:, index : index + 1])
+        same(there, want, f"frames after a snapshot before latent {index}")
+        state = after
+
+
+@torch.no_grad()
 def keeps_no_memory_of_ended_streams(make: Make, *, latent: Shape) -> None:
     """Sessions leave no tensors behind."""
     decoder, latents = make(), noise(1, 3, *latent)
@@ -103,5 +116,6 @@ CHECKS = (
     shows_no_future,
     keeps_streams_apart,
     remembers_only_in_its_state,
+    goes_on_from_a_snapshot,
     keeps_no_memory_of_ended_streams,
 )

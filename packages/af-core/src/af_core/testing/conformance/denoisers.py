@@ -9,6 +9,7 @@ from torch import Tensor
 from af_core.geometry import TEMPORAL_STRIDE
 from af_core.stages.denoiser import Plan, Segment
 from af_core.testing.conformance.common import close, keeps_nothing, noise, same
+from af_core.testing.conformance.snapshots import carried
 
 Make = Callable[[], Any]
 Shape = tuple[int, int, int]
@@ -90,6 +91,18 @@ def keeps_memories_apart(make: Make, *, latent: Shape, feature_dim: int) -> None
 
 
 @torch.no_grad()
+def goes_on_from_a_snapshot(make: Make, *, latent: Shape, feature_dim: int) -> None:
+    """A memory that went through a snapshot is recalled as if nothing had happened."""
+    denoiser, portrait = make(), _stack((1,), 1, latent, 100)
+    conditions = denoiser.open(portrait)
+    memory = denoiser.allocate(conditions, FRAMES)
+    one = _window(denoiser, latent, feature_dim, (1,))
+    denoiser(*one, conditions, KEEPING, memory)
+    there = denoiser(*one, denoiser.open(portrait), RECALLING, carried(denoiser, memory))
+    same(there, denoiser(*one, conditions, RECALLING, memory), "a pass over a carried memory")
+
+
+@torch.no_grad()
 def keeps_no_memory_of_ended_streams(make: Make, *, latent: Shape, feature_dim: int) -> None:
     """Streams leave no tensors behind."""
     denoiser = make()
@@ -114,5 +127,6 @@ CHECKS = (
     keeps_streams_of_a_batch_apart,
     hears_its_audio,
     keeps_memories_apart,
+    goes_on_from_a_snapshot,
     keeps_no_memory_of_ended_streams,
 )

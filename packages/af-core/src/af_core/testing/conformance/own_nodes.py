@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from af_core.testing.conformance.common import keeps_nothing, same
+from af_core.testing.conformance.snapshots import carried
 
 Make = Callable[[], Any]
 Inputs = Callable[[int, int, int], Mapping[str, Tensor]]
@@ -66,10 +67,31 @@ def remembers_only_in_its_state(make: Make, *, inputs: Inputs) -> None:
 
 
 @torch.no_grad()
+def goes_on_from_a_snapshot(make: Make, *, inputs: Inputs) -> None:
+    """A state that went through a snapshot goes on as if nothing had happened."""
+    node, given = make(), inputs(1, LENGTH, 0)
+    for cut in (0, 1, LENGTH // 2, LENGTH - 1):
+        first = {port: value[:, :cut] for port, value in given.items()}
+        rest = {port: value[:, cut:] for port, value in given.items()}
+        _, state = node.step(node.open(1), first) if cut else ({}, node.open(1))
+        there = _finished(node, carried(node, state), rest)
+        _same(there, _finished(node, state, rest), f"after a snapshot at {cut}")
+
+
+@torch.no_grad()
 def keeps_no_memory_of_ended_streams(make: Make, *, inputs: Inputs) -> None:
     """Sessions leave no tensors behind."""
     node, given = make(), inputs(1, LENGTH, 0)
     keeps_nothing(lambda: ran(node, given), "node")
+
+
+def _finished(node: Any, state: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a state gives for these inputs and the end of the stream."""
+    outputs: dict[str, list[Tensor]] = {}
+    made, state = node.step(state, inputs)
+    _collect(outputs, made)
+    _collect(outputs, node.flush(state)[0])
+    return {port: torch.cat(parts, dim=1) for port, parts in outputs.items()}
 
 
 def _collect(outputs: dict[str, list[Tensor]], made: Mapping[str, Tensor]) -> None:
@@ -87,5 +109,6 @@ CHECKS = (
     does_not_depend_on_how_time_is_cut,
     keeps_streams_apart,
     remembers_only_in_its_state,
+    goes_on_from_a_snapshot,
     keeps_no_memory_of_ended_streams,
 )

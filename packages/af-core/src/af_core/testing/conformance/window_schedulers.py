@@ -167,6 +167,20 @@ def refuses_blocks_once_it_drains(make: Make) -> None:
     raise AssertionError("a draining window took a new block without StreamEndedError")
 
 
+def begins_anew_from_an_empty_window(make: Make) -> None:
+    """After an interruption the blocks go on where those ended that came out."""
+    scheduler = make()
+    window, blocks = empty_window(), []
+    for step in range(scheduler.num_slots + 2):
+        mark, audio = torch.zeros(1, *BLOCK), torch.zeros(1, *AUDIO)
+        window = scheduler.admit(window, mark, audio, 7 + step)
+        for _ in range(scheduler.num_passes):
+            fresh = torch.zeros(1, len(scheduler.lower_rungs(window)), *BLOCK)
+            out, window = scheduler.advance(window, window.latents, fresh)
+            blocks += [] if out is None else [out.block]
+    assert blocks == [7, 8, 9], f"blocks 7 and after came out as {blocks}"
+
+
 def remembers_only_in_the_window(make: Make) -> None:
     """One scheduler serves any number of streams: a second ride is the same as the first."""
     scheduler = make()
@@ -190,6 +204,7 @@ CHECKS = (
     tells_before_what_it_renoises,
     delays_by_its_window,
     refuses_blocks_once_it_drains,
+    begins_anew_from_an_empty_window,
     remembers_only_in_the_window,
     keeps_no_memory_of_ended_streams,
 )

@@ -1,0 +1,72 @@
+"""`af-train export`: weights of a training directory as a file that streams."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import torch
+from af_core.errors import ConfigError
+from rich.console import Console
+from rich.markup import escape
+
+from af_train.export import Trained, export_trained, find_trained
+from af_train.verification import Verified, verify
+
+
+def export_weights(
+    source: Path,
+    path: Path,
+    *,
+    role: str | None,
+    averaged: bool,
+    base: Path | None,
+    half: bool,
+    metrics: Path | None,
+    check: bool,
+    preset: str | None,
+    as_json: bool,
+    console: Console,
+) -> None:
+    """Write, verify if wanted, and say what was written."""
+    trained = find_trained(source, role, averaged=averaged, base=base)
+    name = _preset(trained, preset) if check else ""
+    made = export_trained(
+        trained, path, dtype=torch.float16 if half else torch.float32, metrics=metrics
+    )
+    seen: Verified | None = None
+    if check:
+        settings = [*trained.recipe().get("settings", {}).get("settings", [])]
+        others = [one for one in settings if not one.startswith("denoiser.weights=")]
+        seen = verify(path, trained.tensors, name, others, exact=not half)
+    if as_json:
+        about = msgspec.to_builtins(made) | {"verified": msgspec.to_builtins(seen)}
+        sys.stdout.write(msgspec.json.encode(about).decode() + "\n")
+        return
+    step = "" if made.step is None else f", step {made.step}"
+    console.print(
+        f"{escape(made.path)}  {made.size_bytes / 1e6:.1f} MB: {made.num_parameters:,} weights of "
+        f"the {made.role} ({made.stage}{step}), {made.dtype}"
+    )
+    console.print(f"{escape(made.card)}  model card, to be filled in")
+    if seen is not None:
+        console.print(
+            f"verified: {seen.frames} frames differ from the trained network's by "
+            f"{seen.mean_difference} grey levels on average, {seen.largest_difference} at most"
+        )
+    use = preset or trained.recipe().get("settings", {}).get("preset")
+    if use:
+        console.print(
+            f"next: af-runtime generate PORTRAIT SPEECH -o clip.mp4 --preset {escape(use)} --set "
+            f"denoiser.weights={escape(made.path)}"
+        )
+
+
+def _preset(trained: Trained, given: str | None) -> str:
+    """Return the pipeline that the weights are for, before anything is written."""
+    noted = trained.recipe().get("settings", {}).get("preset")
+    if name := given or noted:
+        return name
+    raise ConfigError(
+        f"--verify streams through a pipeline, and {trained.origin} does not say which: give "
+        "--preset NAME."
+    )
