@@ -39,8 +39,9 @@ RULE = """A claim is an ordering in the paper's numbers: two rows that a table c
 column. The advantage of the row that is better in the paper is measured on the same clips with the
 same noise; its 95 % interval comes from drawing seeds and clips with replacement, crossed.
 **Reproduced**: the interval lies above 0. **Not reproduced**: it lies below 0 (reversed), or holds
-0 and lies within 5 % of the larger value (no difference). **Undecided**: anything else. With
-{seeds} of training the interval over seeds is rough; over clips it is not."""
+0 and lies within 5 % of the larger value (no difference). **Undecided**: anything else, and
+everything with fewer than six clips. With {seeds} of training the interval over seeds is rough;
+over clips it is not."""
 
 
 class Judged(msgspec.Struct, frozen=True):
