@@ -72,6 +72,7 @@ def test_the_teachers_clips_share_frames_and_reach_the_end():
     assert torch.equal(parts[0], next(teacher_stream(network, batch, 12, 12)))
 
 
+@pytest.mark.slow
 def test_a_table_is_run_reported_and_not_run_again(tmp_path):
     pytest.importorskip("matplotlib")
     run = CliRunner().invoke(app, asked(tmp_path, "table5", "--json"), catch_exceptions=False)

@@ -152,6 +152,7 @@ def numbers(folder):
     return found
 
 
+@pytest.mark.slow
 def test_shards_together_give_what_one_process_gives_and_a_run_goes_on(benchmark, tmp_path):
     pytest.importorskip("matplotlib")
     run = CliRunner().invoke
