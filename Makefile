@@ -12,7 +12,7 @@ DEMO ?= out/demo
 
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := packages/af-core packages/af-audio[published] packages/af-train[lora,report,sync,tensorboard,toon] packages/af-runtime[published,web]
+PACKAGES := packages/af-core packages/af-audio[published] packages/af-train[lora,report,sync,tensorboard,toon] packages/af-runtime[otel,published,web]
 MANIFESTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 
 # Stamps make repeated calls instant. The name of torch's holds its version, so another TORCH installs.

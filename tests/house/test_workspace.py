@@ -64,13 +64,8 @@ def test_what_a_package_imports_it_declares(package):
     extras = [one for group in project.get("optional-dependencies", {}).values() for one in group]
     wanted = [*project["dependencies"], *extras]
     declared = {re.split(r"[\[<>=!~ ]", one)[0].lower().replace("-", "_") for one in wanted}
-    names = {
-        "markdown_it": "markdown_it_py",
-        "pil": "pillow",
-        "skimage": "scikit_image",
-        "yaml": "pyyaml",
-        "zmq": "pyzmq",
-    }
+    names = {"pil": "pillow", "skimage": "scikit_image", "yaml": "pyyaml", "zmq": "pyzmq",
+             "markdown_it": "markdown_it_py", "opentelemetry": "opentelemetry_api"}  # fmt: skip
     optional = {"hypothesis", "pytest"}  # only in af_core.testing, for those who run tests
     used = {name.lower() for path in modules(package).values() for name in imported(path)}
     foreign = used - {one.lower() for one in sys.stdlib_module_names} - optional - {package}

@@ -9,6 +9,8 @@ PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 BYTES = np.frombuffer(b"a session", np.uint8)
 SOUND = np.linspace(-1, 1, 640, dtype=np.float32)
 FORMAT = s.Format(preset="toon", width=128, height=128, block_samples=2560, lookahead_samples=7680)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+STAGES = {"audio_encoder": 900, "denoiser": 25_000, "decoder": 12_000}
 OF = {"session": "s", "seq": 3}
 
 
@@ -79,4 +81,6 @@ def samples():
         (s.SnapshotOk(session="s"), {"snapshot": BYTES}),
         (s.RestoreOk(session="s", resume_token="new", resume_ttl_ms=15_000), {}),
         (s.Moved(session="s", endpoint="tcp://b:5700", resume_token="new"), {}),
+        (c.Open(**OF, video_limit=8, portrait="iris", traceparent=TRACEPARENT), {}),
+        (s.Stats(**OF, frames=4, draw_us=38_000, wait_us=210, stages_us=STAGES), {}),
     ]

@@ -48,7 +48,9 @@ class Service:
 
 
 @contextmanager
-def serving(avatar=None, transport=None, trusts_all=False, **limits):
+def serving(
+    avatar=None, transport=None, trusts_all=False, watching=None, metrics=None, lanes=1, **limits
+):
     """Run a server until the block ends; its thread must then end too."""
     avatar = avatar or tiny_avatar()
     transport = transport or InprocServer()
@@ -58,8 +60,16 @@ def serving(avatar=None, transport=None, trusts_all=False, **limits):
             raise PortraitError(f"There is no portrait {name!r}; there is ada.")
         return face(avatar)
 
-    server = Server(avatar, transport, portraits=portraits, limits=Limits(**limits),
-                    trusts_all=trusts_all)  # fmt: skip
+    server = Server(
+        avatar,
+        transport,
+        portraits=portraits,
+        limits=Limits(**limits),
+        trusts_all=trusts_all,
+        watching=watching,
+        metrics=metrics,
+        lanes=lanes,
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from af_core.testing.tiny import tiny_avatar
+from af_runtime.arrivals import Arrivals
 from af_runtime.errors import RequestError
 from af_runtime.transport.zeromq import ZmqServer
 from af_runtime.web.addresses import parse_address
-from af_runtime.web.arrivals import Arrivals
 from af_runtime.web.gate import BEFORE_S, PAUSE_S, Gate
 from af_runtime.web.stages import StageClock
 from hypothesis import given

@@ -1,6 +1,6 @@
 """Builds the stages of a checked pipeline, in order, and the runners that drive them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from af_core.capacity import require_memory
 from af_core.errors import PipelineError
-from af_core.graph.checked import Pipeline
-from af_core.graph.placement import in_process_problems
-from af_core.graph.wiring import SOURCES
+from af_core.graph.checked import PARTS, Pipeline
+from af_core.graph.placement import AT_OPEN, in_process_problems, working_processes
 from af_core.plugins.contract import BuildContext
 from af_core.plugins.kinds import KINDS
 from af_core.problems import Problem
@@ -29,22 +28,18 @@ from af_core.stages.audio_encoder import RevisingAudioEncoder
 from af_core.stages.window_scheduler import AdmitsUnheard
 from af_core.streaming import Streamer
 
-AT_OPEN = (*SOURCES, "image_encoder", "text_encoder")
-"""Nodes that have done their work when a stream begins."""
-
 
 @attrs.frozen
 class Assembled:
-    """The built stages of a pipeline."""
+    """The built stages of a pipeline, or of those of its nodes that run in one process."""
 
     image_encoder: Any
+    """None if it is in another process."""
     text: Tensor | None
     """Embedding of the prompt [1, token, d], for networks that take text."""
     runners: Mapping[str, Runner]
     wires: Mapping[str, Mapping[str, str]]
     num_parameters: int
-    width: int
-    height: int
     device: str
     modules: tuple[nn.Module, ...]
     """The stages that have weights."""
@@ -52,36 +47,47 @@ class Assembled:
 
 def assemble(pipeline: Pipeline) -> Assembled:
     """Build every stage once; raise ``PipelineError`` if this process cannot run the placement."""
-    processes = pipeline.processes
-    problems = in_process_problems(processes)
-    if problems:
+    processes = working_processes(pipeline)
+    if problems := in_process_problems(processes):
         raise PipelineError(problems)
-    ((device, _),) = processes.values()
+    (process,) = processes
+    return assemble_process(pipeline, process)
+
+
+def assemble_process(pipeline: Pipeline, process: str) -> Assembled:
+    """Build the stages of the nodes that run in one process of the placement, and no other."""
+    device, nodes = pipeline.processes[process]
     require_device(device)
-    require_memory(pipeline, device)
-    built = build_stages(pipeline, device)
-    names = [node.name for node in pipeline.graph.order() if node.name not in AT_OPEN]
-    made = pipeline.graph.format_of(pipeline.output)
+    require_memory(pipeline, device, nodes)
+    built = build_stages(pipeline, device, nodes)
+    names = [name for node in pipeline.graph.order() if (name := node.name) in nodes]
+    names = [name for name in names if name not in AT_OPEN]
     return Assembled(
-        image_encoder=built["image_encoder"],
+        image_encoder=built.get("image_encoder"),
         text=built["text_encoder"].encode([pipeline.spec.prompt])
         if "text_encoder" in built
         else None,
         runners={name: _runner(name, built, pipeline) for name in names},
         wires={name: pipeline.graph.incoming(name) for name in names},
         num_parameters=count_parameters(list(built.values())),
-        width=_size(made and made.width, pipeline.geometry.width),
-        height=_size(made and made.height, pipeline.geometry.height),
         device=device,
         modules=tuple(stage for stage in built.values() if isinstance(stage, nn.Module)),
     )
 
 
-def build_stages(pipeline: Pipeline, device: str) -> dict[str, Any]:
-    """Build the stages in the order of ``KINDS``; each sees those built before it."""
+def build_stages(
+    pipeline: Pipeline, device: str, nodes: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Build the stages of some nodes, or of all; each sees those built before it.
+
+    The order is that of ``KINDS``.
+    """
     order = [kind.name for kind in KINDS]
+    wanted = {*pipeline.stages} if nodes is None else {*nodes}
+    wanted |= {*PARTS} if "denoiser" in wanted else set()
+    stages = [stage for name, stage in pipeline.stages.items() if name in wanted]
     built: dict[str, Any] = {}
-    for stage in sorted(pipeline.stages.values(), key=lambda stage: order.index(stage.kind)):
+    for stage in sorted(stages, key=lambda stage: order.index(stage.kind)):
         context = BuildContext(
             geometry=pipeline.geometry,
             directory=Path(pipeline.origin).parent,
@@ -137,7 +143,3 @@ def _streamer(built: Mapping[str, Any], block_latents: int) -> Streamer[Any]:
         context_noise=cache.context_noise if isinstance(cache, RoughensContext) else 0.0,
         unheard=scheduler.num_unheard if isinstance(scheduler, AdmitsUnheard) else 0,
     )
-
-
-def _size(value: Any, fallback: int) -> int:
-    return value if isinstance(value, int) else fallback

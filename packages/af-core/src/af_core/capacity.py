@@ -1,5 +1,6 @@
 """Does a pipeline fit? What a device has free, and a refusal that shows the arithmetic."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -13,14 +14,17 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def require_memory(pipeline: Pipeline, device: str) -> None:
+def require_memory(pipeline: Pipeline, device: str, nodes: Collection[str] | None = None) -> None:
     """Raise ``PipelineError`` if weights and one stream cannot fit into what ``device`` has free.
+
+    ``nodes`` are those that run there; None means all.
 
     Activations are not counted, so what passes may still be too large; what is refused surely is.
     """
     free = free_bytes(device)
     explanation = explain(pipeline)
     rows = [(n.name, (n.weights_bytes or 0) + n.stream_bytes) for n in explanation.nodes]
+    rows = [(name, size) for name, size in rows if nodes is None or name in nodes]
     needed = sum(size for _, size in rows)
     if free is None or needed <= free:
         return

@@ -20,47 +20,20 @@ from torch import Tensor
 
 from af_core.assembly import assemble
 from af_core.errors import SnapshotError, StageContractError, StreamEndedError, StreamInputError
-from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Geometry
+from af_core.geometry import SAMPLES_PER_FRAME, Geometry
 from af_core.graph.checked import Pipeline
 from af_core.graph.explain import latency
 from af_core.graph.resolve import open_pipeline
 from af_core.graph.spec import PATH_OPTIONS
+from af_core.info import AvatarInfo as AvatarInfo
 from af_core.plugins.registry import Catalog
 from af_core.running import Opening, Reopening, Runner, packages
 from af_core.snapshots.identity import Identity, configuration
 from af_core.snapshots.value import Snapshot, SnapshotHeader
-from af_core.together import Run, arrived, flow
+from af_core.together import Run, flow, run_nodes
 
 DENOISER = "denoiser"
 """The node that holds the blocks on their way."""
-
-
-@attrs.frozen
-class AvatarInfo:
-    """What a driver has to know about an avatar."""
-
-    preset: str
-    width: int
-    """Pixels of a frame."""
-    height: int
-    """Pixels of a frame."""
-    frames_per_block: int
-    """Video frames that come out together."""
-    block_ms: float
-    """Speech that is gathered before it can be drawn."""
-    lookahead_ms: float
-    """Later speech that a block waits for."""
-    delay_ms: float
-    """Algorithmic delay: block and look-ahead."""
-    num_parameters: int
-    """Weights of all stages together."""
-    fps: int = VIDEO_FPS
-    sample_rate: int = AUDIO_HZ
-
-    @property
-    def samples_per_frame(self) -> int:
-        """Return the samples of speech that one video frame lasts."""
-        return SAMPLES_PER_FRAME
 
 
 @attrs.frozen
@@ -267,16 +240,8 @@ class Avatar:
         self, states: Mapping[str, Any], samples: Tensor, *, last: bool
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Let samples flow through all nodes, in order; ``last`` makes each give what it owes."""
-        values: dict[str, Tensor] = {"audio.samples": samples}
-        after: dict[str, Any] = {}
-        for name, runner in self.runners.items():
-            inputs = arrived(self.wires[name], values)
-            made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
-            if last:
-                owed, state = runner.flush(state)
-                made = _appended(made, owed)
-            after[name] = state
-            values.update({f"{name}.{port}": value for port, value in made.items()})
+        heard = {"audio.samples": samples}
+        values, after = run_nodes(self.runners, self.wires, states, heard, last=last)
         return values.get(self.output), after
 
     def _handed_out(
@@ -355,14 +320,6 @@ def _checked_seeds(seed: Any, num_streams: int) -> tuple[int, ...]:
     return tuple(int(one) for one in seeds)
 
 
-def _appended(made: dict[str, Tensor], owed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    both = {**owed, **made}
-    return {
-        port: torch.cat([made[port], owed[port]], dim=1) if port in made and port in owed else value
-        for port, value in both.items()
-    }
-
-
 def load(
     preset: str = "toon",
     overrides: Mapping[str, Any] | None = None,
@@ -380,17 +337,7 @@ def load(
 def build(pipeline: Pipeline) -> Avatar:
     """Load the weights of a checked pipeline and return the avatar."""
     parts = assemble(pipeline)
-    delay = latency(pipeline)
-    info = AvatarInfo(
-        preset=pipeline.spec.name,
-        width=parts.width,
-        height=parts.height,
-        frames_per_block=pipeline.geometry.frames_per_block,
-        block_ms=delay.block_ms,
-        lookahead_ms=delay.lookahead_ms,
-        delay_ms=delay.total_ms,
-        num_parameters=parts.num_parameters,
-    )
+    info = describe(pipeline, parts.num_parameters)
     return Avatar(
         info=info,
         geometry=pipeline.geometry,
@@ -400,10 +347,32 @@ def build(pipeline: Pipeline) -> Avatar:
         output=pipeline.output,
         text=parts.text,
         device=parts.device,
-        identity=Identity(
-            configuration(_options(pipeline), PATH_OPTIONS), parts.modules, parts.text
-        ),
+        identity=Identity(configuration_of(pipeline), parts.modules, parts.text),
     )
+
+
+def describe(pipeline: Pipeline, num_parameters: int) -> AvatarInfo:
+    """Return what a driver has to know about the avatar of a pipeline."""
+    delay, made = latency(pipeline), pipeline.graph.format_of(pipeline.output)
+    return AvatarInfo(
+        preset=pipeline.spec.name,
+        width=_size(made and made.width, pipeline.geometry.width),
+        height=_size(made and made.height, pipeline.geometry.height),
+        frames_per_block=pipeline.geometry.frames_per_block,
+        block_ms=delay.block_ms,
+        lookahead_ms=delay.lookahead_ms,
+        delay_ms=delay.total_ms,
+        num_parameters=num_parameters,
+    )
+
+
+def configuration_of(pipeline: Pipeline) -> str:
+    """Return the hash of all options that change what is drawn."""
+    return configuration(_options(pipeline), PATH_OPTIONS)
+
+
+def _size(value: Any, fallback: int) -> int:
+    return value if isinstance(value, int) else fallback
 
 
 def _options(pipeline: Pipeline) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
+import torch
 from torch import Tensor
 
 from af_core.joining import groups
@@ -99,3 +100,35 @@ def _alone(runner: Runner, state: Any, inputs: Values) -> Made | Exception:
         return runner.step(state, inputs)
     except Exception as e:
         return e
+
+
+def run_nodes(
+    runners: Mapping[str, Runner],
+    wires: Mapping[str, Mapping[str, str]],
+    states: Mapping[str, Any],
+    values: Values,
+    *,
+    last: bool,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Let values, named ``node.port``, flow through nodes in order; return all values and states.
+
+    ``last`` makes each node give what it owes.
+    """
+    values, after = dict(values), {}
+    for name, runner in runners.items():
+        inputs = arrived(wires[name], values)
+        made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
+        if last:
+            owed, state = runner.flush(state)
+            made = _appended(made, owed)
+        after[name] = state
+        values.update({f"{name}.{port}": value for port, value in made.items()})
+    return values, after
+
+
+def _appended(made: dict[str, Tensor], owed: Values) -> dict[str, Tensor]:
+    both = {**owed, **made}
+    return {
+        port: torch.cat([made[port], owed[port]], dim=1) if port in made and port in owed else value
+        for port, value in both.items()
+    }

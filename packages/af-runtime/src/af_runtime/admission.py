@@ -50,8 +50,8 @@ class Heard:
     """The public key it came with; empty where there are no keys."""
     at_s: float = 0.0
     """When it was heard last."""
-    may_wait: bool = False
-    """Whether it understands QUEUED."""
+    features: tuple[str, ...] = ()
+    """Optional parts of the protocol that it understands."""
 
 
 class Admission:
@@ -81,6 +81,20 @@ class Admission:
     def find(self, peer: Peer, name: str | None) -> Hosted | None:
         """Return a session of a connection by its name."""
         return next((one for one in self.of(peer) if one.session.name == name), None)
+
+    def known(self, peer: Peer, name: str) -> Hosted:
+        """Return a session of a connection by its name; raises `ProtocolError`."""
+        hosted = self.find(peer, name)
+        if hosted is None:
+            text = f"There is no session {name!r} of this connection."
+            raise ProtocolError(Code.SESSION_UNKNOWN, text, name)
+        return hosted
+
+    def heard(self, peer: Peer, ping: client.Ping) -> dict[str, int]:
+        """Forget messages that a client has, and return what has come of it."""
+        for hosted in self.of(peer):
+            hosted.history.heard(ping.heard.get(hosted.session.name, 0))
+        return {one.session.name: one.session.next_seq for one in self.of(peer)}
 
     def hear(self, peer: Peer, user: str, now_s: float) -> list[Hosted]:
         """Note a sign of life of a connection; return sessions that are not its own.
@@ -116,9 +130,9 @@ class Admission:
             del self.peers[peer]
         return gone
 
-    def may_wait(self, peer: Peer) -> bool:
-        """Return whether a client understands that it must wait."""
-        return self.peers[peer].may_wait
+    def understands(self, peer: Peer, feature: str) -> bool:
+        """Return whether a client knows an optional part of the protocol."""
+        return feature in self.peers[peer].features
 
     def objection(self, peer: Peer, name: str, seq: int, may_wait: bool) -> tuple[Code | None, str]:
         """Return why a session cannot be opened, or taken over, if so."""
@@ -149,7 +163,7 @@ class Admission:
 
     def greeted(self, peer: Peer, hello: client.Hello) -> tuple[str, ...]:
         """Note what a client understands; return what this worker offers of admission."""
-        self.peers[peer].may_wait = QUEUE in hello.features
+        self.peers[peer].features = hello.features
         return (QUEUE,) if self.limits.queue else ()
 
     def new_session(self, message: client.Open, info: AvatarInfo) -> Session:
@@ -168,6 +182,10 @@ class Admission:
             phase=Phase.QUEUED if self.is_full else Phase.OPENING,
             video_limit=message.video_limit,
         )
+
+    def retry_after_ms(self, code: Code) -> int:
+        """Return when it may be tried again to open what was refused; 0 for soon, or never."""
+        return self.line.retry_after_ms(len(self.line) + 1) if code is Code.ADMIT_FULL else 0
 
     def status(self) -> dict[str, Any]:
         """Return what people want to know of places and line."""

@@ -32,6 +32,7 @@ from af_runtime.media import VideoSettings
 from af_runtime.memory import resident_bytes
 from af_runtime.portrait import load_portrait
 from af_runtime.sink import Sink
+from af_runtime.stage_times import StageTimes
 
 WARMUP_STEPS = 20
 WARM_OPENINGS = 5
@@ -129,36 +130,6 @@ def _first_frame_s(avatar: Avatar, portrait: Tensor, seed: int) -> float:
     return time.perf_counter() - began
 
 
-@attrs.define
-class _TimedRunner:
-    """A node of the pipeline that notes how long it worked since it was last asked."""
-
-    inner: Any
-    seconds: float = 0.0
-
-    def open(self, opening: Any) -> Any:
-        return self.inner.open(opening)
-
-    def step(self, state: Any, inputs: Any) -> Any:
-        began = time.perf_counter()
-        out = self.inner.step(state, inputs)
-        self.seconds += time.perf_counter() - began
-        return out
-
-    def flush(self, state: Any) -> Any:
-        return self.inner.flush(state)
-
-    def snapshot(self, state: Any) -> Any:
-        return self.inner.snapshot(state)
-
-    def restore(self, saved: Any, reopening: Any) -> Any:
-        return self.inner.restore(saved, reopening)
-
-    def taken(self) -> float:
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
-
-
 class _LongStream:
     def __init__(
         self,
@@ -168,8 +139,8 @@ class _LongStream:
         seed: int,
         on_progress: Callable[[int, int, float], None],
     ) -> None:
-        self._timers = {name: _TimedRunner(runner) for name, runner in avatar.runners.items()}
-        self._avatar = attrs.evolve(avatar, runners=self._timers)
+        self._times = StageTimes(avatar)
+        self._avatar = self._times.avatar
         self._portrait, self._seed = portrait, seed
         self._state = self._avatar.open(portrait, seed=seed)
         info = AudioInfo("bench", "raw", "f32le", AUDIO_HZ, 1, None)
@@ -193,7 +164,7 @@ class _LongStream:
 
     def _measure(self, steps: int, opening: tuple[float, float, tuple[float, ...]]) -> Measured:
         step_s, rss = np.zeros(steps), np.zeros(steps)
-        stage_s = {name: np.zeros(steps) for name in (*self._timers, "hand_over")}
+        stage_s = {name: np.zeros(steps) for name in (*self._avatar.runners, "hand_over")}
         busy, began = self._sink.writer.busy_s, time.perf_counter()
         last = began
         for i in range(steps):
@@ -233,4 +204,4 @@ class _LongStream:
         began = time.perf_counter()
         self._sink.add_frames(ready)
         seconds = {"hand_over": time.perf_counter() - began}
-        return seconds | {name: timer.taken() for name, timer in self._timers.items()}
+        return seconds | {name: span.seconds for name, span in self._times.taken().items()}

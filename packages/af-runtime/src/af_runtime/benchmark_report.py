@@ -72,9 +72,9 @@ def build_report(
     step_ms = 1e3 * measured.step_s
     frames = info.frames_per_block
     return BenchReport(
-        git=_git(),
+        git=git_commit(),
         utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        host=_host(),
+        host=host_facts(),
         config=_config(info, seed),
         run={"warmup_steps": warmup_steps, "steps": len(step_ms), "frames_per_step": frames},
         realtime_factor=_round(len(step_ms) * frames / VIDEO_FPS / measured.wall_s),
@@ -210,7 +210,8 @@ def _spread(values: NDArray[np.float64]) -> dict[str, float]:
     return {"n": len(values)} | {k: _round(v) for k, v in (numbers | {"max": values.max()}).items()}
 
 
-def _host() -> dict[str, Any]:
+def host_facts() -> dict[str, Any]:
+    """Return what of this machine matters to a measurement."""
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -230,7 +231,7 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def _git() -> str:
+def git_commit() -> str:
     """Return the commit of the source tree; empty when installed from a wheel."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:

@@ -23,6 +23,7 @@ COMMANDS = {
     "say": "Let a stream worker speak an audio file, and write the video.",
     "ping": "See whether a stream worker answers, and how quickly.",
     "migrate": "Move a live session from one stream worker to another.",
+    "replay": "Draw a recorded session again, bit for bit, with the time of every stage.",
     "keys": "Make the keys of encrypted connections.",
     "doctor": "Look at this machine: what is there, what is missing, what to do.",
     "bench": "Measure speed, delay and memory of a preset on this machine.",

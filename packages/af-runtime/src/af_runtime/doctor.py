@@ -3,7 +3,6 @@
 import os
 import platform
 import resource
-import shutil
 from collections.abc import Callable
 
 import attrs
@@ -89,11 +88,24 @@ def _files() -> Finding:
 
 
 def _shared_memory() -> Finding:
-    if not os.path.isdir("/dev/shm"):
-        return Finding("shared memory", "no /dev/shm", is_needed=False)
-    free = shutil.disk_usage("/dev/shm").free
-    advice = "" if free >= MIN_SHM_BYTES else "In Docker: --shm-size=1g"
-    return Finding("shared memory", f"{free / 2**20:.0f} MiB free", advice, is_needed=False)
+    from af_runtime.errors import UnavailableError
+    from af_runtime.stages.ring import Ring
+
+    try:
+        Ring(MIN_SHM_BYTES, 1).close()
+    except UnavailableError as e:
+        return Finding("shared memory", str(e), "More memory; serve --placement one needs none.")
+    size = MIN_SHM_BYTES // 2**20
+    return Finding("shared memory", f"{size} MiB can be had", is_needed=False)
+
+
+def _run_folder() -> Finding:
+    from af_runtime.stages.folder import run_directory, stale_folders
+
+    where = run_directory()
+    left = [folder.name for folder in stale_folders(where)]
+    seen = f"{where}; left by workers that were killed: {', '.join(left)}" if left else str(where)
+    return Finding("run folder", seen, "The next serve removes them." if left else "", False)
 
 
 def _plugins() -> Finding:
@@ -113,5 +125,6 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _codecs,
     _files,
     _shared_memory,
+    _run_folder,
     _plugins,
 )

@@ -30,9 +30,9 @@ class AccessError(AvatarForcingError):
 class ProtocolError(AvatarForcingError):
     """A message that the wire protocol does not allow; ``code`` is one of docs/protocol.md."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, session: str | None = None) -> None:
         self.code = code
-        self.session: str | None = None
+        self.session = session
         """The session whose message it was, if that could be read."""
         self.retry_after_ms = 0
         """When the same would be allowed, if that is known."""
@@ -66,3 +66,15 @@ class BusyError(UnavailableError):
 
 class KeysError(AvatarForcingError):
     """Keys are missing, wrong or readable by others, or there should be some."""
+
+
+class RecordingError(AvatarForcingError):
+    """A recording cannot be read, or not be replayed with this pipeline; the message says why."""
+
+
+class StageFailedError(AvatarForcingError):
+    """A stage process cannot be begun, ended too often, or could not do a piece of work."""
+
+
+class StageLostError(StageFailedError):
+    """A stage process has ended before it had answered; the work may be given to its successor."""

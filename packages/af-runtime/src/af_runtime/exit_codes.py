@@ -15,14 +15,17 @@ from af_runtime.errors import (
     ConnectionLostError,
     DownloadError,
     KeysError,
+    RecordingError,
     RequestError,
     ServiceError,
+    StageFailedError,
     UnavailableError,
 )
 
 FAILED = 1
 USAGE = 2
 UNAVAILABLE = 69
+INTERNAL = 70
 TRY_LATER = 75
 NO_ACCESS = 77
 BAD_CONFIG = 78
@@ -33,8 +36,12 @@ def exit_code(error: AvatarForcingError) -> int:
     """Return the code with which an error ends the command."""
     if isinstance(error, PipelineError | PluginError | ConfigError | GeometryError | WeightsError):
         return BAD_CONFIG
+    if isinstance(error, RecordingError):
+        return BAD_CONFIG
     if isinstance(error, RequestError):
         return USAGE
+    if isinstance(error, StageFailedError):
+        return INTERNAL
     if isinstance(error, DownloadError | BusyError):
         return TRY_LATER
     if isinstance(error, AccessError | KeysError):

@@ -1,10 +1,14 @@
-"""The answer to HELLO: version, features, what the avatar takes; and what a refusal looks like."""
+"""How a worker receives clients: the answer to HELLO, their portraits, and refusals."""
 
 import logging
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
+from af_core.errors import AvatarForcingError
 from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.pipeline import AvatarInfo
+from numpy.typing import NDArray
 
 from af_runtime.errors import ProtocolError
 from af_runtime.messages import from_client as client
@@ -15,12 +19,15 @@ from af_runtime.transport.base import REFUSED
 
 log = logging.getLogger(__name__)
 
+Portraits = Callable[[str], NDArray[Any]]
+"""Returns the portrait of a name, uint8 [H, W, 3]; raises `AvatarForcingError`."""
+
 RETRY_MS = 1_000
 
 REFUSALS_S = 10.0
 """Refused connections are logged at most as often."""
 
-FEATURES = ("resume", "move")
+FEATURES = ("resume", "move", "stats")
 """Optional parts of the protocol that this worker knows."""
 
 
@@ -50,6 +57,21 @@ def answered(
         features=tuple(one for one in (*FEATURES, *features) if one in hello.features),
         server=f"af-runtime/{version('af-runtime')}",
     )
+
+
+def picture_of(
+    opening: client.Open, sent: NDArray[Any] | None, portraits: Portraits, info: AvatarInfo
+) -> NDArray[Any]:
+    """Return the portrait uint8 [H, W, 3] that was sent or named; raises `ProtocolError`."""
+    try:
+        picture = portraits(opening.portrait) if sent is None else sent
+    except AvatarForcingError as e:
+        raise ProtocolError(Code.REFERENCE_REJECTED, str(e), opening.session) from e
+    size = (info.height, info.width, 3)
+    if picture.shape != size:
+        text = f"The portrait is {list(picture.shape)}; this avatar takes {list(size)}."
+        raise ProtocolError(Code.REFERENCE_REJECTED, text, opening.session)
+    return picture
 
 
 def refusal(code: Code, text: str, session: str, *, fatal: bool, after_ms: int = 0) -> server.Error:

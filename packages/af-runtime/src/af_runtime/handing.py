@@ -16,6 +16,7 @@ from af_core.errors import SnapshotError
 from numpy.typing import NDArray
 
 from af_runtime.hosting import Hosted
+from af_runtime.lanes import Lanes
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codes import Code
@@ -72,7 +73,7 @@ class Desk:
 
     hosted: Mapping[int, Hosted]
     """Sessions that have not ended, by the number of their stream."""
-    worker: Worker
+    worker: Worker | Lanes
     say: Callable[..., None]
     """Sends a message of no session to a peer, with buffers."""
     refuse: Callable[[Peer, Code, str, str], None]

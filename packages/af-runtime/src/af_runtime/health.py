@@ -5,17 +5,18 @@ alive and not ready.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
 from af_runtime.errors import BusyError, RequestError
+from af_runtime.levels import STUCK_S, note_levels
 from af_runtime.server import Server
-
-STUCK_S = 10.0
-"""A turn of the loop, or a block, that takes longer is no sign of life."""
+from af_runtime.stages.reporting import StageReport
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -30,6 +31,8 @@ class Health:
 
     def __init__(self) -> None:
         self.server: Server | None = None
+        self.stages: StageReport | None = None
+        """Set where the avatar runs in several processes."""
 
     def page(self, path: str) -> Page:
         """Return the answer to a request."""
@@ -52,7 +55,7 @@ class Health:
             return f"the loop has not turned for {silent_s:.0f} s"
         if self.server.busy_s > STUCK_S:
             return f"a block has taken {self.server.busy_s:.0f} s so far"
-        return ""
+        return self.stages.trouble() if self.stages is not None else ""
 
     def not_ready(self) -> str:
         """Return why no session would be taken now; empty if one would."""
@@ -60,6 +63,8 @@ class Health:
             return "warming"
         if self.server.is_draining:
             return "draining"
+        if self.stages is not None and (reason := self.stages.not_ready()):
+            return reason
         return "full" if self.server.admission.is_full else ""
 
     def status(self) -> dict[str, Any]:
@@ -69,14 +74,27 @@ class Health:
         told = {"live": not self.trouble(), "ready": not reason, "reason": reason}
         if server is None:
             return told
+        hosted = server.hosted
         return told | {
             "preset": server.info.preset,
             **server.admission.status(),
+            "version": version("af-runtime"),
+            "up_s": round(server.up_s, 1),
+            "phases": {p.value: n for p, n in Counter(one.session.phase for one in hosted).items()},
             "endpoint": server.endpoint,
+            "busy_s": round(server.busy_s, 3),
+            "recording": server.watching.recorder is not None,
+            "tracing": server.watching.traces is not None,
+            "stages": self.stages.status() if self.stages is not None else [],
         }
 
     def _metrics(self) -> bytes:
-        return b"" if self.server is None else self.server.metrics.page()
+        if self.server is None:
+            return b""
+        note_levels(self.server)
+        if self.stages is not None:
+            self.stages.note(self.server.metrics)
+        return self.server.metrics.page()
 
 
 class HealthServer:

@@ -10,7 +10,9 @@ import attrs
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codes import Code
+from af_runtime.messages.fields import Message
 from af_runtime.metrics import Metrics
+from af_runtime.observing import Observer, stats
 from af_runtime.pacing import SLOT_S, Pacer
 from af_runtime.session.drawing import drawn, feed, forgotten
 from af_runtime.session.history import History
@@ -18,6 +20,7 @@ from af_runtime.session.receiving import opened, receive
 from af_runtime.session.reports import closed
 from af_runtime.session.sending import granted, repeat, send, settled
 from af_runtime.session.state import Feed, Outgoing, Phase, Picture, Session, Step
+from af_runtime.stage_times import Spans
 from af_runtime.transport.base import Peer
 
 GRACE_S = SLOT_S / 2
@@ -57,9 +60,18 @@ class Hosted:
     """A session, and the messages that wait to be sent to its client."""
 
     def __init__(
-        self, session: Session, peer: Peer, stream: int, now_s: float, metrics: Metrics
+        self,
+        session: Session,
+        peer: Peer,
+        stream: int,
+        now_s: float,
+        metrics: Metrics,
+        observer: Observer | None = None,
     ) -> None:
         self.session, self.peer, self.stream = session, peer, stream
+        self.observer = observer or Observer(metrics, lambda: now_s)
+        self.tells_stats = False
+        """Whether the client is told how each block was drawn."""
         self.opened_s = now_s
         self._metrics = metrics
         self._pacer: Pacer | None = None
@@ -70,8 +82,20 @@ class Hosted:
         self.detached_s = self.held_until_s = NEVER
         self.waiting: list[tuple[client.InSession, Any]] = []
         """Messages that came while the session stood still."""
+        self._frame = -1
         self._outbox: list[Outgoing] = []
         self._unsent: deque[Outgoing] = deque()
+
+    @property
+    def num_outgoing(self) -> int:
+        """Messages that wait to be sent."""
+        return len(self._outbox)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What logs say of it."""
+        one = self.session
+        return {"session": one.name, "pacing": one.rules.pacing, "frames": one.num_sent}
 
     @property
     def is_closed(self) -> bool:
@@ -140,16 +164,22 @@ class Hosted:
 
     def receive(self, message: client.InSession, pcm: Any, now_s: float) -> None:
         """Take a message of the client; raises `ProtocolError`."""
-        self._note(receive(self.session, message, pcm, cover=self._cover_frames()))
+        after = receive(self.session, message, pcm, cover=self._cover_frames())
+        self.observer.received(message, pcm)
+        self._note(after)
         if isinstance(message, client.Interrupt):
-            self._metrics.interrupts.inc()
             self._is_late = False
             self._interrupted = Interruption(now_s)
 
-    def drawn(self, pictures: Picture, seconds: float) -> None:
-        """The avatar has answered a block."""
-        self._metrics.block_s.labels("avatar").observe(seconds)
+    def drawn(
+        self, pictures: Picture, seconds: float, spans: Spans | None = None, now_s: float = NEVER
+    ) -> None:
+        """The avatar has answered a block, by ``now_s``."""
+        slack_s = self._due_s(len(self.session.ready)) - now_s if self._pacer else None
+        block = self.observer.drawn(pictures, seconds, spans or {}, slack_s)
         self._block_s = max(seconds, 0.9 * self._block_s)
+        if self.tells_stats:
+            self._outbox.append((stats(self.session.name, block), {}))
         before = len(self.session.ready)
         self.session = drawn(self.session, pictures)
         discarded = before + len(pictures) - len(self.session.ready)
@@ -158,6 +188,7 @@ class Hosted:
     def forgotten(self, num_owed: int) -> None:
         """The avatar has forgotten what had not come out."""
         self.session = forgotten(self.session, num_owed)
+        self.observer.forgotten(num_owed)
 
     def close(self, reason: str) -> None:
         """End the session now."""
@@ -169,6 +200,7 @@ class Hosted:
         self.session, block = feed(self.session, fill=self._may_fill())
         if block is not None:
             self._starve(block.is_underrun)
+            self.observer.fed(block)
         return block
 
     def advance(self, now_s: float) -> None:
@@ -187,6 +219,11 @@ class Hosted:
             return self._pacer.due_s
         is_waiting = self.session.late_policy != "repeat" or self.session.is_flushed
         return NEVER if is_waiting else self._pacer.due_s + GRACE_S
+
+    def note_sent(self, message: Message, now_s: float) -> None:
+        """A message is with the transport: of the first frame, note how long it took."""
+        if isinstance(message, server.Media) and message.pts == 0:
+            self._metrics.first_frame_s.observe(now_s - self.opened_s)
 
     def outgoing(self) -> Iterator[Outgoing]:
         """Return the messages that wait, numbered, and forget them."""
@@ -287,17 +324,19 @@ class Hosted:
                 self._warn(Code.AUDIO_UNDERRUN, "Speech was due and had not come.")
         self._is_starved = is_underrun
 
+    def _due_s(self, slots: int) -> float:
+        """Return when the frame after so many others is due."""
+        assert self._pacer is not None
+        return self._pacer.due_s + slots * SLOT_S
+
     def _warn(self, code: Code, text: str) -> None:
-        self._outbox.append((server.Warn(session=self.session.name, code=code, message=text), {}))
+        warning = server.Warn(session=self.session.name, code=code, message=text)
+        self._note((self.session, ((warning, {}),)))
 
     def _note(self, step: Step) -> None:
-        self.session, out = step
+        before, (self.session, out) = self.session, step
         self._outbox += out
-        for message, _ in out:
-            self._count(message)
-
-    def _count(self, message: object) -> None:
-        if isinstance(message, server.Media):
-            self._metrics.frames.labels(message.kind).inc()
-            if message.kind == "late":
-                self._metrics.dropped.labels("late").inc()
+        for message, arrays in out:
+            if isinstance(message, server.Media) and message.kind != "repeat":
+                self._frame = before.ready[0].number
+            self.observer.sent(message, arrays, self._frame)

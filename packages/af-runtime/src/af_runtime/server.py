@@ -7,41 +7,39 @@ answered while a block is being drawn.
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import attrs
-from af_core.errors import AvatarForcingError
 from af_core.pipeline import Avatar
 from numpy.typing import NDArray
 
 from af_runtime.admission import Admission
 from af_runtime.admission import Limits as Limits
 from af_runtime.errors import PeerGoneError, PeerSlowError, ProtocolError
-from af_runtime.greeting import Refusals, answered, refusal
+from af_runtime.greeting import Portraits, Refusals, answered, picture_of, refusal
 from af_runtime.handing import Desk, Handing
 from af_runtime.hosting import NEVER, Hosted
+from af_runtime.lanes import workers
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codec import Packet, decode_from_client, encode
 from af_runtime.messages.codes import Code
-from af_runtime.messages.fields import Message
+from af_runtime.messages.fields import QUEUE, Message
 from af_runtime.metrics import Metrics
 from af_runtime.movers import Movers
+from af_runtime.observing import Observer, Watching
 from af_runtime.quotas import Quotas
 from af_runtime.session.state import Phase, Session
 from af_runtime.transport.base import Frames, Peer, ServerTransport
 from af_runtime.waiting import Waiting
-from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Kept, Seen, Worker
+from af_runtime.worker import Answer, Drawn, Failed, Forgotten, Kept, Seen
 
 log = logging.getLogger(__name__)
 
 MESSAGES_A_TURN = 64
 """Messages taken before frames that are due are looked at again."""
-
-Portraits = Callable[[str], NDArray[Any]]
-"""Returns the portrait of a name, uint8 [H, W, 3]; raises `AvatarForcingError`."""
 
 
 class Server:
@@ -58,12 +56,15 @@ class Server:
         quotas: Quotas | None = None,
         clock: Callable[[], float] = time.monotonic,
         trusts_all: bool = False,
+        watching: Watching | None = None,
+        lanes: int = 1,
     ) -> None:
         """Begin; ``trusts_all`` lets any client move sessions of others."""
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
-        self._worker = Worker(avatar, transport.wake, together=self.limits.together)
+        self.watching, wake = watching or Watching(), transport.wake
+        self._worker = workers(avatar, wake, together=self.limits.together, count=lanes)
         self.admission = Admission(self.limits, quotas)
         self._sessions = self.admission.sessions
         self.metrics.places.set(self.limits.max_sessions)
@@ -82,12 +83,21 @@ class Server:
         )
         self._handing = Handing(desk, ttl_s=self.limits.resume_ttl_s, trusts_all=trusts_all)
         self._can_forget = avatar.can_interrupt
-        self._streams = itertools.count()
-        self._refusals = Refusals()
+        self._streams, self._refusals = itertools.count(), Refusals()
         self._drain_s: float | None = None
         self._movers: Movers | None = None
         self._deadline_s = NEVER
-        self._turned_s = clock()
+        self._began_s = self._turned_s = clock()
+
+    @property
+    def hosted(self) -> list[Hosted]:
+        """The sessions that have not ended; any thread may ask."""
+        return list(self._sessions.values())
+
+    @property
+    def handshake_failures(self) -> Mapping[str, int]:
+        """Connections that were refused, by reason."""
+        return self._transport.handshake_failures
 
     @property
     def num_sessions(self) -> int:
@@ -98,6 +108,11 @@ class Server:
     def endpoint(self) -> str:
         """Where clients connect to."""
         return self._transport.endpoint
+
+    @property
+    def up_s(self) -> float:
+        """Seconds since it was made."""
+        return self._clock() - self._began_s
 
     @property
     def silent_s(self) -> float:
@@ -152,8 +167,7 @@ class Server:
         for answer in self._worker.answers():
             self._take(answer)
         self._turned_s = self._clock()
-        self.metrics.handshake_failures.set(self._transport.handshake_failures)
-        self._refusals.note(self._transport.handshake_failures, self._turned_s)
+        self._refusals.note(sum(self.handshake_failures.values()), self._turned_s)
         self._watch(self._turned_s)
         self._seat()
         for hosted in list(self._sessions.values()):
@@ -169,7 +183,6 @@ class Server:
             first.hosted.sit_down(self._clock())
             self._begin(first)
         self.admission.line.tell()
-        self.metrics.sessions.set(self.num_sessions)
         self.metrics.waiting.set(len(self.admission.line))
 
     def _advance(self, hosted: Hosted, now_s: float) -> None:
@@ -200,7 +213,7 @@ class Server:
         try:
             for message, buffers in hosted.outgoing():
                 self._transport.send(hosted.peer, encode(message, **buffers))
-                self._note_first_frame(hosted, message)
+                hosted.note_sent(message, self._clock())
         except PeerSlowError as e:
             log.warning("a session has ended: %s", e)
             hosted.close(Code.SESSION_EXPIRED)
@@ -212,10 +225,6 @@ class Server:
         if hosted.is_closed:
             self._forget(hosted)
 
-    def _note_first_frame(self, hosted: Hosted, message: Message) -> None:
-        if isinstance(message, server.Media) and message.pts == 0:
-            self.metrics.first_frame_s.observe(self._clock() - hosted.opened_s)
-
     def _forget(self, hosted: Hosted, moved: server.Moved | None = None) -> None:
         was_waiting = self.admission.line.leave(hosted.stream)
         if self._sessions.pop(hosted.stream, None) is None or was_waiting:
@@ -223,8 +232,10 @@ class Server:
         lasted_s = self._clock() - hosted.opened_s
         self._worker.forget(hosted.stream)
         self._handing.forgotten(hosted, moved)
+        hosted.observer.ended("closed" if moved is None else "moved")
         self.admission.line.note_length(lasted_s)
         self.metrics.session_s.observe(lasted_s)
+        log.info("session ended", extra=hosted.told)
 
     def _end(self, hosted: Hosted, reason: str) -> None:
         hosted.close(reason)
@@ -264,7 +275,7 @@ class Server:
                 case Kept():
                     self._handing.kept(hosted, answer)
                 case Drawn():
-                    hosted.drawn(answer.pictures, answer.seconds)
+                    hosted.drawn(answer.pictures, answer.seconds, answer.spans, self._clock())
                 case Forgotten():
                     hosted.forgotten(answer.num_owed)
                 case Failed():
@@ -294,24 +305,17 @@ class Server:
             case client.Hello():
                 self._say(peer, answered(message, self.info, self.admission.greeted(peer, message)))
             case client.Ping():
-                self._say(peer, server.Pong(nonce=message.nonce, heard=self._heard(peer, message)))
+                self._say(
+                    peer,
+                    server.Pong(nonce=message.nonce, heard=self.admission.heard(peer, message)),
+                )
             case client.Open():
                 self._open(peer, message, packet.arrays.get("portrait"))
             case client.Resume() | client.Snapshot() | client.Restore() | client.Release():
                 self._handing.handle(peer, message, packet.arrays)
             case _:
-                hosted = self.admission.find(peer, message.session)
-                if hosted is None:
-                    text = f"There is no session {message.session!r} of this connection."
-                    self._refuse(peer, Code.SESSION_UNKNOWN, text, message.session)
-                else:
-                    self._converse(hosted, message, packet.arrays.get("pcm"))
-
-    def _heard(self, peer: Peer, ping: client.Ping) -> dict[str, int]:
-        """Forget messages that a client has, and return what has come of it."""
-        for hosted in self.admission.of(peer):
-            hosted.history.heard(ping.heard.get(hosted.session.name, 0))
-        return {one.session.name: one.session.next_seq for one in self.admission.of(peer)}
+                hosted = self.admission.known(peer, message.session)
+                self._converse(hosted, message, packet.arrays.get("pcm"))
 
     def _converse(self, hosted: Hosted, message: client.InSession, pcm: Any) -> None:
         if hosted.is_held:
@@ -326,21 +330,12 @@ class Server:
             self._flush(hosted)
 
     def _open(self, peer: Peer, message: client.Open, portrait: NDArray[Any] | None) -> None:
-        may_wait = self.admission.may_wait(peer)
+        may_wait = self.admission.understands(peer, QUEUE)
         code, text = self._objection(peer, message.session, message.seq, may_wait)
         if code is not None:
             self._refuse(peer, code, text, message.session)
             return
-        try:
-            picture = self._portraits(message.portrait) if portrait is None else portrait
-        except AvatarForcingError as e:
-            self._refuse(peer, Code.REFERENCE_REJECTED, str(e), message.session)
-            return
-        size = (self.info.height, self.info.width, 3)
-        if picture.shape != size:
-            text = f"The portrait is {list(picture.shape)}; this avatar takes {list(size)}."
-            self._refuse(peer, Code.REFERENCE_REJECTED, text, message.session)
-            return
+        picture = picture_of(message, portrait, self._portraits, self.info)
         self._admit(peer, message, picture)
 
     def _objection(
@@ -353,23 +348,29 @@ class Server:
 
     def _admit(self, peer: Peer, message: client.Open, portrait: NDArray[Any]) -> None:
         session = self.admission.new_session(message, self.info)
-        new = Waiting(self._place(session, peer), portrait, message.seed)
+        observer = self.watching.observer(message, portrait, self.metrics, self._clock)
+        hosted = self._place(session, peer, observer)
+        hosted.tells_stats = self.admission.understands(peer, "stats")
+        new = Waiting(hosted, portrait, message.seed)
         if session.phase is Phase.QUEUED:
             self.admission.line.join(new)
         else:
             self._begin(new)
 
-    def _place(self, session: Session, peer: Peer) -> Hosted:
-        """Host a session."""
+    def _place(self, session: Session, peer: Peer, observer: Observer | None = None) -> Hosted:
+        """Host a session; one that was begun elsewhere is not recorded."""
         rules = attrs.evolve(session.rules, can_forget=self._can_forget)
         session, stream = attrs.evolve(session, rules=rules), next(self._streams)
-        hosted = self._sessions[stream] = Hosted(session, peer, stream, self._clock(), self.metrics)
+        watched = observer or Observer(self.metrics, self._clock)
+        hosted = Hosted(session, peer, stream, self._clock(), self.metrics, watched)
+        self._sessions[stream] = hosted
         return hosted
 
     def _begin(self, new: Waiting) -> None:
         """Let the avatar look at the portrait of a session that has a place."""
         self._worker.open(new.hosted.stream, new.portrait, new.seed)
         self.metrics.opened.inc()
+        log.info("session opened", extra=new.hosted.told)
 
     def _fail(self, hosted: Hosted, code: Code, text: str, after_ms: int = 0) -> None:
         """End a session with an error, alone."""
@@ -380,15 +381,14 @@ class Server:
         self, peer: Peer, code: Code, text: str, session: str = "", after_ms: int = 0
     ) -> None:
         self.metrics.rejected.labels(code).inc()
-        if code is Code.ADMIT_FULL:
-            line = self.admission.line
-            after_ms = line.retry_after_ms(len(line) + 1)
+        after_ms = after_ms or self.admission.retry_after_ms(code)
         self._say_error(peer, code, text, session, bool(session), after_ms)
 
     def _say_error(
         self, peer: Peer, code: Code, text: str, session: str, fatal: bool, after_ms: int
     ) -> None:
         self.metrics.errors.labels(code).inc()
+        log.warning("refused or failed: %s", text[:2048], extra={"code": code, "session": session})
         self._say(peer, refusal(code, text, session, fatal=fatal, after_ms=after_ms))
 
     def _say(self, peer: Peer, message: Message, **arrays: NDArray[Any]) -> None:

@@ -1,7 +1,7 @@
 """What an avatar is, as two hashes: its options, and its weights."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,8 @@ class Identity:
     modules: tuple[nn.Module, ...] = ()
     text: Tensor | None = None
     """Embedding of the prompt."""
+    elsewhere: Callable[[], Iterable[str]] = tuple
+    """Returns the hashes of the weights that other processes hold."""
 
     @cached_property
     def weights(self) -> str:
@@ -30,7 +32,10 @@ class Identity:
                 _add(found, name, tensor)
         if self.text is not None:
             _add(found, "text", self.text)
-        return found.hexdigest() if self.modules or self.text is not None else ""
+        others = [*self.elsewhere()]
+        for other in others:
+            found.update(other.encode())
+        return found.hexdigest() if self.modules or self.text is not None or others else ""
 
 
 def configuration(options: Mapping[str, Any], without: Collection[str]) -> str:

@@ -12,6 +12,7 @@ from af_runtime.client.aio import AsyncAvatarClient as AsyncAvatarClient
 from af_runtime.client.aio import AsyncAvatarStream as AsyncAvatarStream
 from af_runtime.client.sync import AvatarClient as AvatarClient
 from af_runtime.client.sync import AvatarStream as AvatarStream
+from af_runtime.client.values import BlockDrawn as BlockDrawn
 from af_runtime.client.values import Event as Event
 from af_runtime.client.values import MediaFrame as MediaFrame
 from af_runtime.client.values import Queued as Queued

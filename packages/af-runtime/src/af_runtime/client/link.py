@@ -51,9 +51,13 @@ class Link:
         transport: ClientTransport,
         endpoint: str,
         dial: Callable[[str], ClientTransport] | None = None,
+        features: tuple[str, ...] = (),
     ) -> None:
-        """Begin; ``dial`` connects to other workers, to which sessions may move."""
-        self.endpoint, self._dial = endpoint, dial
+        """Begin; ``dial`` connects to other workers, to which sessions may move.
+
+        ``features`` are asked for besides those that any client here understands.
+        """
+        self.endpoint, self._dial, self._features = endpoint, dial, features
         self._line, self._others = 0, dict[str, Link]()
         self._asked: dict[str, list[Any]] = {}
         self.lock = threading.RLock()
@@ -161,7 +165,7 @@ class Link:
         hello = client.Hello(
             min_version=VERSION,
             max_version=VERSION,
-            features=("resume", "move", QUEUE),
+            features=("resume", "move", QUEUE, *self._features),
             agent=f"af-runtime/{version('af-runtime')}",
         )
         self.post(hello)

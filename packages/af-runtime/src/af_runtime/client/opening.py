@@ -18,7 +18,12 @@ Portrait = str | Path | NDArray[np.uint8]
 """A picture file, the name of a portrait that the worker ships, or pixels uint8 [H, W, 3]."""
 
 
-def connected(endpoint: str, key: Path | None = None, server_key: Path | None = None) -> Link:
+def connected(
+    endpoint: str,
+    key: Path | None = None,
+    server_key: Path | None = None,
+    features: tuple[str, ...] = (),
+) -> Link:
     """Return a line to the worker at an endpoint; with keys, an encrypted one."""
     from af_runtime.transport.curve import client_keys
     from af_runtime.transport.zeromq import ZmqClient
@@ -28,7 +33,7 @@ def connected(endpoint: str, key: Path | None = None, server_key: Path | None = 
     def dial(to: str) -> ZmqClient:
         return ZmqClient(to, keys)
 
-    return Link(dial(endpoint), endpoint, dial)
+    return Link(dial(endpoint), endpoint, dial, features)
 
 
 def open_message(

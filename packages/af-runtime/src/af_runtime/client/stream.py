@@ -15,6 +15,7 @@ from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from numpy.typing import NDArray
 
 from af_runtime.client.values import (
+    BlockDrawn,
     Event,
     MediaFrame,
     Queued,
@@ -228,6 +229,8 @@ class StreamCore:
                     self._coming.append(ended)
                 case server.Warn(code=code):
                     self._coming.append(Warned(code, message.message))
+                case server.Stats():
+                    self._coming.append(_block_drawn(message))
                 case server.Error() if message.fatal:
                     text, code = message.message, message.code
                     self.fail(ServiceError(code, text, retryable=message.retryable))
@@ -312,6 +315,11 @@ class StreamCore:
             raise self.error
         if self.is_closed:
             raise RequestError("This stream has ended; open another.")
+
+
+def _block_drawn(message: server.Stats) -> BlockDrawn:
+    stages = {name: us / 1e6 for name, us in message.stages_us.items()}
+    return BlockDrawn(message.frames, message.draw_us / 1e6, message.wait_us / 1e6, stages)
 
 
 def _checked(pcm: NDArray[Any]) -> Sound:

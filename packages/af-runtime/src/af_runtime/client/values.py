@@ -1,5 +1,7 @@
 """What a client hands out: frames with their sound, and events."""
 
+from collections.abc import Mapping
+
 import attrs
 import numpy as np
 from af_core.geometry import AUDIO_HZ
@@ -74,4 +76,17 @@ class Warned:
     message: str
 
 
-Event = SegmentStarted | SegmentFinished | Warned
+@attrs.frozen
+class BlockDrawn:
+    """How the worker drew the block whose frames follow; for clients with ``stats``."""
+
+    num_frames: int
+    draw_s: float
+    """Seconds that the avatar worked on it."""
+    wait_s: float
+    """Seconds that it waited for the avatar, and its pictures for the session."""
+    stage_s: Mapping[str, float]
+    """Seconds by stage."""
+
+
+Event = SegmentStarted | SegmentFinished | Warned | BlockDrawn

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from af_runtime.commands.connecting import Key, ServerKey
 from af_runtime.commands.output import Overrides
 from af_runtime.commands.threads import Threads, use_threads
 from af_runtime.outputs import checked_output, replacing
@@ -36,6 +37,23 @@ def bench(
     overrides: Overrides = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of noise and sound.")] = 0,
+    connect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENDPOINT", help="Measure the stream worker there, by simulated viewers."
+        ),
+    ] = None,
+    viewers: Annotated[
+        int, typer.Option(min=1, help="Viewers of --connect, a session each, in real time.")
+    ] = 1,
+    portrait: Annotated[
+        str, typer.Option(help="A picture, or a portrait the worker ships, for --connect.")
+    ] = "iris",
+    service: Annotated[
+        bool, typer.Option("--service", help="Measure what a worker adds to the avatar alone.")
+    ] = False,
+    key: Key = None,
+    server_key: ServerKey = None,
     json: Annotated[
         Path | None,
         typer.Option("--json", metavar="OUT.json", help="Also write all numbers; - for stdout."),
@@ -49,43 +67,47 @@ def bench(
         typer.Option(metavar="FILE", help="Where --sessions auto writes. Default: where it looks."),
     ] = None,
 ) -> None:
-    """Measure speed, delay and memory of a preset on this machine.
+    """Measure speed, delay and memory of a preset on this machine; or a stream worker.
 
     With --sessions auto it measures instead how many sessions in real time the machine holds, and
     writes a file that `serve` reads. Exits 0 whatever the numbers are.
+
+    Example: af-runtime bench --connect tcp://127.0.0.1:5700 --viewers 2 --duration 60
     """
-    to_stdout = json == Path("-")
-    out = checked_output(json, (".json",)) if json and not to_stdout else None
+    out = checked_output(json, (".json",)) if json and json != Path("-") else None
     chosen = use_threads(threads)
     from af_core.graph import parse_overrides
 
+    changes, console = parse_overrides(overrides or []), Console(stderr=True, highlight=False)
     if sessions is not None:
         from af_runtime.commands.sessions import measure_sessions
 
-        measure_sessions(
-            sessions,
-            preset,
-            parse_overrides(overrides or []),
-            threads=chosen,
-            capacity=capacity,
-            json=json,
-        )
+        measure_sessions(sessions, preset, changes, threads=chosen, capacity=capacity, json=json)
         return
+    if connect is not None:
+        from af_runtime.commands.viewers import bench_viewers
 
-    from af_runtime import benchmark as library
+        where = (connect, portrait, key, server_key)
+        report = bench_viewers(console, where, viewers, duration, seed)
+    elif service:
+        from af_runtime.commands.viewers import bench_service
 
-    console = Console(stderr=True, highlight=False)
-    with _bar(console) as show:
-        report = library.bench(
-            preset,
-            overrides=parse_overrides(overrides or []),
-            duration_s=duration,
-            seed=seed,
-            on_progress=show,
-        )
-    console.print(page(report))
+        report = bench_service(console, preset, changes, duration, seed)
+    else:
+        from af_runtime import benchmark as library
+
+        with _bar(console) as show:
+            report = library.bench(
+                preset, overrides=changes, duration_s=duration, seed=seed, on_progress=show
+            )
+        console.print(page(report))
+    _write(report, json, out, console)
+
+
+def _write(report: Any, json: Path | None, out: Path | None, console: Console) -> None:
+    """Write all numbers where they are wanted."""
     text = msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n"
-    if to_stdout:
+    if json == Path("-"):
         sys.stdout.write(text)
     elif out is not None:
         with replacing(out) as part:

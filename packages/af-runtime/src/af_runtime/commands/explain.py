@@ -13,7 +13,9 @@ from af_core.graph import (
     parse_overrides,
 )
 from af_core.graph import explain as explained
-from af_core.graph.explain import LatencyReport, NodeReport
+from af_core.graph.explain import EdgeReport, LatencyReport, NodeReport
+from af_core.graph.placement import in_three_stages
+from af_core.graph.wiring import SOURCES
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -40,6 +42,10 @@ COLOURS = {
 """Colour of each medium, the same for a node's name and for what it makes."""
 
 
+IN_SHARED_MEMORY = "in shared memory"
+"""How pixels go to another process; all else goes by message."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
     app.command("explain")(explain)
@@ -48,6 +54,10 @@ def register(app: typer.Typer) -> None:
 def explain(
     config: Annotated[str, typer.Argument(help="A preset, or a pipeline file (YAML or TOML).")],
     overrides: Overrides = None,
+    placement: Annotated[
+        Literal["file", "stages"],
+        typer.Option(help="As the pipeline says, or as `serve --placement stages` runs it."),
+    ] = "file",
     format: Annotated[
         Literal["text", "json", "mermaid"], typer.Option(help="How to answer.")
     ] = "text",
@@ -59,7 +69,8 @@ def explain(
     if checked.pipeline is None:
         print_problems(checked.problems, "error")
         raise typer.Exit(BAD_CONFIG)
-    explanation = explained(checked.pipeline)
+    is_cut = placement == "stages"
+    explanation = explained(in_three_stages(checked.pipeline) if is_cut else checked.pipeline)
     if json or format == "json":
         print_json(explanation)
     elif format == "mermaid":
@@ -108,16 +119,37 @@ def _flow(e: Explanation) -> RenderableType:
     for _ in range(3):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    crosses = _crossings(e)
     for edge in e.edges:
-        colour = COLOURS.get(edge.media, "white")
-        table.add_row(
-            Text(edge.source),
-            Text("━━▶", colour),
-            Text(edge.target),
-            Text(edge.format, colour),
-        )
-    table.add_row(Text(e.output), Text("━━▶", "green"), Text("video", "bold green"), "")
+        table.add_row(*_edge(edge, is_crossing=edge.target in crosses))
+    video = EdgeReport(e.output, "video", "frames", "")
+    table.add_row(*_edge(video, is_crossing="video" in crosses))
     return table
+
+
+def _edge(edge: EdgeReport, *, is_crossing: bool) -> tuple[Text, Text, Text, Text]:
+    """Return the row of one edge; one that leaves its process looks like it."""
+    colour = COLOURS.get(edge.media, "white")
+    how = IN_SHARED_MEMORY if is_crossing and edge.media == "frames" else ""
+    return (
+        Text(edge.source),
+        Text("━╋▶" if is_crossing else "━━▶", colour),
+        Text(edge.target, "bold green" if edge.target == "video" else ""),
+        Text.assemble((edge.format, colour), (how, "dim")),
+    )
+
+
+def _crossings(e: Explanation) -> set[str]:
+    """Return the ends of the edges that go from one process to another."""
+    working = [part for part in e.processes.values() if {*part["nodes"]} - {*SOURCES}]
+    if len(working) == 1:
+        return set()
+    where = {node: name for name, part in e.processes.items() for node in part["nodes"]}
+    return {"video"} | {
+        edge.target
+        for edge in e.edges
+        if where[edge.source.partition(".")[0]] != where[edge.target.partition(".")[0]]
+    }
 
 
 def _delay(latency: LatencyReport) -> RenderableType:
@@ -220,6 +252,8 @@ def _footer(e: Explanation) -> RenderableType:
     )
     layout: list[Any] = [
         f"process {name} on {part['device']}: {', '.join(part['nodes'])}"
+        if {*part["nodes"]} - {*SOURCES}
+        else f"the worker itself: {', '.join(part['nodes'])}"
         for name, part in e.processes.items()
     ]
     return Group(text, *(Text(line, "dim") for line in layout))

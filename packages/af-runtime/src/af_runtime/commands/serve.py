@@ -1,18 +1,24 @@
 """``af-runtime serve``: an avatar for any number of clients, until SIGTERM."""
 
+import logging
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import attrs
 import typer
 
 from af_runtime.commands.connecting import Key, ServerKey
 from af_runtime.commands.output import Overrides
 from af_runtime.commands.threads import Threads, use_threads
+from af_runtime.errors import RequestError
+
+log = logging.getLogger(__name__)
+
+Logs = Literal["text", "json"]
 
 if TYPE_CHECKING:
     from af_core.graph.checked import Pipeline
@@ -29,6 +35,9 @@ class Batching(StrEnum):
     AUTO = "auto"
     ON = "on"
     OFF = "off"
+
+
+Placement = Literal["file", "one", "stages"]
 
 
 def register(app: typer.Typer) -> None:
@@ -78,6 +87,23 @@ def serve(
     resume_ttl: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for a client that was lost.")
     ] = 15.0,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Record every session there, for `af-runtime replay`."),
+    ] = None,
+    record_pixels: Annotated[
+        bool, typer.Option("--record-pixels", help="Record pictures too, not their digests alone.")
+    ] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="A span of OpenTelemetry for each block.")
+    ] = False,
+    log_format: Annotated[
+        Logs, typer.Option(envvar="AF_LOG_FORMAT", help="Lines for people, or JSON.")
+    ] = "text",
+    placement: Annotated[
+        Placement,
+        typer.Option(help="As the pipeline says, in one process, or in three that recover."),
+    ] = "file",
     overrides: Overrides = None,
     threads: Threads = None,
 ) -> None:
@@ -88,36 +114,51 @@ def serve(
 
     Example: af-runtime serve & af-runtime say iris speech.wav -o iris.mp4
     """
+    from af_runtime.logs import set_up_logs
+
+    set_up_logs(log_format)
     chosen = use_threads(threads)
-    from af_core.graph import open_pipeline, parse_overrides
-    from af_core.pipeline import build
+    from af_core.graph import parse_overrides
 
     from af_runtime.client.opening import connected
     from af_runtime.movers import Movers
-    from af_runtime.service import ServiceOptions, running
+    from af_runtime.service import RecordOptions, ServiceOptions, running
+    from af_runtime.stages.choosing import loader, plan
 
-    checked = open_pipeline(pipeline or preset, parse_overrides(overrides or []))
-
-    limits, notice = _limits(checked, chosen, max_sessions, queue, batching, capacity, resume_ttl)
+    if record_pixels and record is None:
+        raise RequestError("--record-pixels needs --record DIR.")
+    name, changes = pipeline or preset, parse_overrides(overrides or [])
+    wanted = plan(name, changes, placement)
+    limits, notice = _limits(
+        wanted.source.open(), chosen, max_sessions, queue, batching, capacity, resume_ttl
+    )
+    if limits.together and (record is not None or wanted.is_staged):
+        limits = attrs.evolve(limits, together=False)
+        notice += f"; {'in processes' if wanted.is_staged else 'recorded'}, so not batched"
     options = ServiceOptions(
         bind=bind,
         health=None if health == "-" else health,
         keys=keys,
         is_insecure=insecure,
         limits=limits,
+        recording=RecordOptions(record, name, changes, record_pixels) if record else None,
+        is_traced=trace,
     )
-    with running(lambda: build(checked), options) as server:
-        _say(f"serving {server.info.preset} at {server.endpoint}")
-        _say(notice)
+    load = loader(wanted, threads=chosen, max_sessions=limits.max_sessions)
+    with running(load, options) as server:
+        log.info("serving %s at %s", server.info.preset, server.endpoint)
+        log.info("%s", notice)
         if insecure:
-            _say("warning: what travels is not encrypted (--insecure)")
+            log.warning("what travels is not encrypted (--insecure)")
+        if record is not None:
+            log.info("recording sessions, voices and portraits included, in %s", record)
         movers = None
         if drain_to is not None:
             to = drain_to
             movers = Movers(to, lambda: connected(to, drain_key, drain_server_key))
         with _stopping(lambda: server.drain(drain_timeout, movers)):
             server.run()
-    _say("ended")
+    log.info("ended")
 
 
 def _limits(
@@ -159,7 +200,7 @@ def _stopping(drain: Callable[[], None]) -> Iterator[None]:
         if asked:
             raise SystemExit(128 + number)
         asked.append(number)
-        _say("draining; once more to end at once")
+        log.info("draining; once more to end at once")
         drain()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -168,8 +209,3 @@ def _stopping(drain: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

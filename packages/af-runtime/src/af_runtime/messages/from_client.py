@@ -46,6 +46,8 @@ class Open(OfSession, frozen=True, kw_only=True, tag="OPEN"):
     """``realtime``: 25 frames a second, idle ones in silence. ``fast``: as soon as drawn."""
     late_policy: LatePolicy = "repeat"
     """What is done about a frame that is late, see UPDATE."""
+    traceparent: Word = ""
+    """W3C trace context of the client, if the worker's spans shall belong to it."""
 
 
 class Audio(OfSession, frozen=True, kw_only=True, tag="AUDIO"):

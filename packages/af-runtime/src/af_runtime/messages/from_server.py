@@ -146,6 +146,19 @@ class Warn(OfSession, frozen=True, kw_only=True, tag="WARN"):
     """The same for people."""
 
 
+class Stats(OfSession, frozen=True, kw_only=True, tag="STATS"):
+    """How a block was drawn, for clients with the feature ``stats``; before its first frame."""
+
+    frames: Count
+    """Frames that it gave."""
+    draw_us: Count
+    """Microseconds that the avatar worked on it."""
+    wait_us: Count
+    """Microseconds that it waited for the avatar, and its pictures for the session."""
+    stages_us: dict[Word, Count] = msgspec.field(default_factory=dict)
+    """Microseconds by stage."""
+
+
 class Error(Message, frozen=True, kw_only=True, tag="ERROR"):
     """Something was refused or has failed."""
 
@@ -236,6 +249,7 @@ ToSession = (
     | AudioCredit
     | Warn
     | Closed
+    | Stats
 )
 Handed = Resumed | SnapshotOk | RestoreOk | Moved
 FromServer = HelloOk | Error | Draining | Pong | ToSession | Handed

@@ -1,5 +1,6 @@
 """Between a session and its avatar: blocks of speech go in, pictures come back."""
 
+import itertools
 from collections.abc import Iterable
 
 import attrs
@@ -46,11 +47,13 @@ def drawn(session: Session, pictures: Picture) -> Session:
     """The avatar has answered a block with pictures [m, H, W, 3], m >= 0."""
     tags = session.tags[: len(pictures)]
     assert len(tags) == len(pictures), "an avatar draws one frame for each 640 samples"
-    fresh = (Ready(t, p) for t, p in zip(tags, pictures, strict=True) if not t.is_discarded)
+    numbered = zip(tags, pictures, itertools.count(session.num_drawn), strict=False)
+    fresh = (Ready(*one) for one in numbered if not one[0].is_discarded)
     return attrs.evolve(
         session,
         tags=session.tags[len(pictures) :],
         ready=(*session.ready, *fresh),
+        num_drawn=session.num_drawn + len(pictures),
         is_drawing=False,
     )
 

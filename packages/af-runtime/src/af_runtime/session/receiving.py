@@ -10,7 +10,7 @@ from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codes import Code
 from af_runtime.session.reports import closed, report_cut_short, report_finished
-from af_runtime.session.state import Phase, Ready, Session, Step
+from af_runtime.session.state import Phase, Session, Step
 from af_runtime.session.utterances import COVER, Tag, Utterance, with_sound
 
 MOST_WAITING = 64
@@ -127,7 +127,7 @@ def _interrupted(session: Session, message: client.Interrupt, cover: int) -> Ste
             f"The epoch after {session.epoch} is {session.epoch + 1}, not {message.epoch}.",
         )
     most = cover if message.mode == "now" else len(session.ready) + len(session.tags)
-    shown = tuple(Ready(COVER, one.picture) for one in session.ready[:most])
+    shown = tuple(attrs.evolve(one, tag=COVER) for one in session.ready[:most])
     left = most - len(shown)
     answer = server.Interrupted(session=session.name, epoch=message.epoch, end_pts=session.pts)
     waiting = sum(one.num_waiting for one in session.utterances)

@@ -58,6 +58,8 @@ class Ready:
     tag: Tag
     picture: Picture
     """Uint8 [H, W, 3]."""
+    number: int = 0
+    """How many pictures of the session were drawn before it."""
 
 
 @attrs.frozen(eq=False)
@@ -96,6 +98,8 @@ class Session:
     """Whether the avatar was asked to forget what is on its way, and has not answered yet."""
     is_flushed: bool = False
     """Whether the avatar was told that nothing more comes."""
+    num_drawn: int = 0
+    """Pictures that the avatar has drawn."""
     ready: tuple[Ready, ...] = ()
     shown: Picture | None = None
     """The last picture that was sent."""

@@ -1,6 +1,6 @@
 """The two ends of a transport. One thread owns an end; only ``wake`` may be called by others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 Peer = bytes
@@ -25,8 +25,8 @@ class ServerTransport(Protocol):
         ...
 
     @property
-    def handshake_failures(self) -> int:
-        """Connections that were refused."""
+    def handshake_failures(self) -> Mapping[str, int]:
+        """Connections that were refused, by reason."""
         ...
 
     def receive(self, timeout_s: float) -> tuple[Peer, Frames] | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import queue
+from collections.abc import Mapping
 from typing import Any
 
 from af_runtime.errors import PeerGoneError
@@ -12,7 +13,7 @@ class InprocServer:
     """The worker's end; ``connect`` makes the ends of clients."""
 
     endpoint = "inproc"
-    handshake_failures = 0
+    handshake_failures: Mapping[str, int] = {}
     user = ""
 
     def __init__(self) -> None:

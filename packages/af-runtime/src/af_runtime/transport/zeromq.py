@@ -7,7 +7,8 @@ and heartbeats find dead lines. A handshake that fails is silent too: a monitor 
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -40,6 +41,12 @@ HANDSHAKE_FAILED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+
+REASONS: Mapping[int, str] = {
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "no_detail",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "protocol",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "auth",
+}
 
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 3_000
@@ -93,7 +100,7 @@ class ZmqServer:
         self._waker.wake()
 
     @property
-    def handshake_failures(self) -> int:
+    def handshake_failures(self) -> Mapping[str, int]:
         """Connections that were refused: no key, or one that is not allowed."""
         return self._waker.handshake_failures
 
@@ -161,7 +168,8 @@ class _Waker:
 
     def __init__(self, of: "zmq.Socket[Any]") -> None:
         self._of = of
-        self.handshake_failures = self.handshakes = 0
+        self.handshake_failures: Counter[str] = Counter()
+        self.handshakes = 0
         self._monitor = of.get_monitor_socket(HANDSHAKE_FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._here, self._there = socket.socketpair()
         self._here.setblocking(False)
@@ -179,8 +187,10 @@ class _Waker:
                 self._here.recv(4096)
         if self._monitor in events:
             event = parse_monitor_message(self._monitor.recv_multipart())["event"]
-            self.handshake_failures += bool(event & HANDSHAKE_FAILED)
-            self.handshakes += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.handshakes += 1
+            else:
+                self.handshake_failures[REASONS[event]] += 1
         return self._of in events
 
     def wake(self) -> None:

@@ -10,11 +10,11 @@ from af_core.geometry import AUDIO_HZ
 from aiohttp import WSMsgType
 from aiohttp.web import WebSocketResponse
 
+from af_runtime.arrivals import Arrivals
 from af_runtime.client import AsyncAvatarClient, AsyncAvatarStream
 from af_runtime.errors import RequestError, ServiceError
 from af_runtime.messages.from_server import Format
 from af_runtime.web import messages
-from af_runtime.web.arrivals import Arrivals
 from af_runtime.web.packing import packer
 from af_runtime.web.screen import Screen
 from af_runtime.web.studio import Studio

@@ -8,8 +8,10 @@ from collections import deque
 from af_core.geometry import AUDIO_HZ, SAMPLES_PER_FRAME
 from aiohttp.web import WebSocketResponse
 
+from af_runtime.arrivals import Arrivals
 from af_runtime.client import (
     AsyncAvatarStream,
+    BlockDrawn,
     Event,
     MediaFrame,
     SegmentFinished,
@@ -17,7 +19,6 @@ from af_runtime.client import (
     Warned,
 )
 from af_runtime.web import messages
-from af_runtime.web.arrivals import Arrivals
 from af_runtime.web.frames import Parcel, encode_frame
 from af_runtime.web.packing import Packer
 from af_runtime.web.stages import StageClock
@@ -95,7 +96,7 @@ def is_due(event: Event, frame: MediaFrame) -> bool:
             return frame.pts >= event.pts or frame.epoch > event.epoch
         case SegmentFinished():
             return frame.segment != event.segment
-        case Warned():
+        case Warned() | BlockDrawn():
             return True
 
 
@@ -108,3 +109,5 @@ def report(event: Event) -> messages.Report:
             return messages.Finished(segment=event.segment, interrupted=event.interrupted)
         case Warned():
             return messages.Warned(code=event.code, message=event.message)
+        case BlockDrawn():
+            raise AssertionError("the gateway does not ask workers for it")

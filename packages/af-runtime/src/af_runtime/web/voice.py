@@ -10,8 +10,8 @@ from af_core.errors import AvatarForcingError
 from af_core.geometry import AUDIO_HZ
 from numpy.typing import NDArray
 
+from af_runtime.arrivals import Arrivals
 from af_runtime.client import AsyncAvatarStream
-from af_runtime.web.arrivals import Arrivals
 from af_runtime.web.gate import Gate
 
 PIECE_S = 0.04

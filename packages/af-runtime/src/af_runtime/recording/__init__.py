@@ -1,0 +1,1 @@
+"""Recordings of sessions (``.afrec``): written beside a session, replayed bit for bit."""

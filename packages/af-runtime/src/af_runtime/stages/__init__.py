@@ -1,0 +1,1 @@
+"""A pipeline over several processes: one supervisor, one process for each part of the placement."""

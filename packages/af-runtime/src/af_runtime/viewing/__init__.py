@@ -1,0 +1,1 @@
+"""Simulated viewers of a stream worker: they speak and watch in real time, and take notes."""
