@@ -90,35 +90,6 @@ def _as_batch(runner: Runner, states: Sequence[Any], inputs: Sequence[Values]) -
     return parted(runner.step(state, values), len(states))
 
 
-def arrived(wires: Mapping[str, str], values: Values) -> dict[str, Tensor]:
-    """Return what has arrived at a node by port, given where its inputs come from."""
-    return {port: values[source] for port, source in wires.items() if source in values}
-
-
-def run_nodes(
-    runners: Mapping[str, Runner],
-    wires: Mapping[str, Mapping[str, str]],
-    states: Mapping[str, Any],
-    values: Values,
-    *,
-    last: bool,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Let values, named ``node.port``, flow through nodes in order; return all values and states.
-
-    ``last`` makes each node give what it owes.
-    """
-    values, after = dict(values), {}
-    for name, runner in runners.items():
-        inputs = arrived(wires[name], values)
-        made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
-        if last:
-            owed, state = runner.flush(state)
-            made = _appended(made, owed)
-        after[name] = state
-        values.update({f"{name}.{port}": value for port, value in made.items()})
-    return values, after
-
-
 @attrs.frozen
 class HearRunner:
     """The audio encoder: samples to rows."""
@@ -396,14 +367,6 @@ def saved(stage: Any, state: Any) -> Any:
 def restored(stage: Any, saved: Any) -> Any:
     """Return the state of such a value."""
     return stage.restore(saved) if isinstance(stage, Snapshots) else saved
-
-
-def _appended(made: dict[str, Tensor], owed: Values) -> dict[str, Tensor]:
-    both = {**owed, **made}
-    return {
-        port: torch.cat([made[port], owed[port]], dim=1) if port in made and port in owed else value
-        for port, value in both.items()
-    }
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
+import torch
 from torch import Tensor
 
 from af_core.joining import groups
-from af_core.running import Made, Runner, Values, arrived
+from af_core.running import Made, Runner, Values
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,35 @@ def flow(
                 continue
             made, run.after[node] = outcome
             run.values.update({f"{node}.{port}": value for port, value in made.items()})
+
+
+def arrived(wires: Mapping[str, str], values: Values) -> dict[str, Tensor]:
+    """Return what has arrived at a node by port, given where its inputs come from."""
+    return {port: values[source] for port, source in wires.items() if source in values}
+
+
+def run_nodes(
+    runners: Mapping[str, Runner],
+    wires: Mapping[str, Mapping[str, str]],
+    states: Mapping[str, Any],
+    values: Values,
+    *,
+    last: bool,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Let values, named ``node.port``, flow through nodes in order; return all values and states.
+
+    ``last`` makes each node give what it owes.
+    """
+    values, after = dict(values), {}
+    for name, runner in runners.items():
+        inputs = arrived(wires[name], values)
+        made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
+        if last:
+            owed, state = runner.flush(state)
+            made = _appended(made, owed)
+        after[name] = state
+        values.update({f"{name}.{port}": value for port, value in made.items()})
+    return values, after
 
 
 @runtime_checkable
@@ -94,3 +124,11 @@ def _alone(runner: Runner, state: Any, inputs: Values) -> Made | Exception:
         return runner.step(state, inputs)
     except Exception as e:
         return e
+
+
+def _appended(made: dict[str, Tensor], owed: Values) -> dict[str, Tensor]:
+    both = {**owed, **made}
+    return {
+        port: torch.cat([made[port], owed[port]], dim=1) if port in made and port in owed else value
+        for port, value in both.items()
+    }

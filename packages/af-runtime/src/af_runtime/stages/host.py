@@ -8,9 +8,10 @@ import torch
 from af_core.assembly import Assembled, assemble_process
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import Leg, legs
-from af_core.running import Opening, Reopening, packages, run_nodes
+from af_core.running import Opening, Reopening, packages
 from af_core.snapshots.identity import Identity
 from af_core.snapshots.value import Snapshot, SnapshotHeader
+from af_core.together import run_nodes
 from torch import Tensor
 
 Values = dict[str, Tensor]
