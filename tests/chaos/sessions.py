@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import leftovers
 from af_runtime.errors import ServiceError
+from af_runtime.messages.from_client import Interrupt
 from af_runtime.transport.zeromq import ZmqServer
 from serving import serving, speech
 
@@ -58,26 +59,17 @@ def one_session(service, line, way):
         stream.finish()
         list(stream)
     elif way == "bad_sound":
-        stream._core._say(_Nonsense)
+        stream._core._say(Interrupt, epoch=99)
         with contextlib.suppress(ServiceError):
             list(stream)
     stream.close()
-
-
-class _Nonsense:
-    """A message out of order: it ends its session."""
-
-    def __new__(cls, *, session, seq):
-        from af_runtime.messages.from_client import VideoCredit
-
-        return VideoCredit(session=session, seq=seq + 7, video_limit=0)
 
 
 def settle(service):
     """Wait until the worker has closed what was closed, and forgotten who has gone."""
     until = time.monotonic() + 60
     server = service.server
-    while (server.num_sessions or len(server._peers) > 1) and time.monotonic() < until:
+    while (server.num_sessions or len(server.admission.peers) > 1) and time.monotonic() < until:
         time.sleep(0.01)
 
 

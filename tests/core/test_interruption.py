@@ -147,3 +147,21 @@ def test_the_embedded_avatars_can_be_interrupted():
         frames, state = avatar.step(state, speech(1, 2 * block, seed=1)[0])
         owed, _ = avatar.flush(state)
         assert frames.shape[1] + owed.shape[1] == 2 * avatar.info.frames_per_block
+
+
+def test_interrupted_and_restored_streams_share_steps_with_others():
+    def streams():
+        states = []
+        for i in range(3):
+            state = AVATAR.open(torch.zeros(32, 48, 3, dtype=torch.uint8), seed=i)
+            states.append(AVATAR.step(state, speech(1, 4 * BLOCK, seed=i)[0])[1])
+        return [states[0], AVATAR.interrupt(states[1]), AVATAR.restore(AVATAR.snapshot(states[2]))]
+
+    together, alone = streams(), streams()
+    for turn in range(4):
+        said = [speech(1, BLOCK, seed=10 * i + turn)[0] for i in range(3)]
+        outcomes = AVATAR.step_together(together, said)
+        together = [state for _, state in outcomes]
+        for i in range(3):
+            frames, alone[i] = AVATAR.step(alone[i], said[i])
+            assert torch.equal(outcomes[i][0], frames)

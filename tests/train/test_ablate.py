@@ -72,6 +72,7 @@ def test_the_teachers_clips_share_frames_and_reach_the_end():
     assert torch.equal(parts[0], next(teacher_stream(network, batch, 12, 12)))
 
 
+@pytest.mark.slow
 def test_a_table_is_run_reported_and_not_run_again(tmp_path):
     pytest.importorskip("matplotlib")
     run = CliRunner().invoke(app, asked(tmp_path, "table5", "--json"), catch_exceptions=False)
@@ -94,6 +95,10 @@ def test_a_table_is_run_reported_and_not_run_again(tmp_path):
     assert CliRunner().invoke(app, again, catch_exceptions=False).exit_code == 0
     assert [path.stat().st_mtime_ns for path in students] == before
     assert (tmp_path / "report" / "ablation-lamp.md").exists()
+    partial = asked(tmp_path, "all", "--report-only", "--json")
+    told = json.loads(CliRunner().invoke(app, partial, catch_exceptions=False).stdout)
+    assert [row["of"] for row in told["tables"]["table3"]] == ["L1N1", "L4N1"]
+    assert "not been run to the end" in (tmp_path / "ablation-lamp.md").read_text()
     with pytest.raises(AnotherJobError, match="recipe was"):
         other = asked(tmp_path, "table5", "--set", "dmd.trainer.steps=2")
         CliRunner().invoke(app, other, catch_exceptions=False)
@@ -106,8 +111,8 @@ def test_the_full_model_streams_as_the_engine_streams_it(tmp_path):
 
     study = LampStudy(tmp_path, lambda s: with_settings(lantern_recipe(s), TINY), 1, 2, 3)
     ours = variants()["table4"][-1]
-    frames, latency = study.made(0, ours)
-    assert frames.shape == (2, study.num_latents, 3, 2, 2) and latency > 0
+    frames = study.made(0, ours)
+    assert frames.shape == (2, study.num_latents, 3, 2, 2) and study.latency(0, ours) > 0
     network = make_lantern_network().eval()
     load(network, tmp_path / "seed-0" / "L4N1" / "dmd.safetensors")
     stages, batch = lantern_context(4, 1).stages, study.batch()

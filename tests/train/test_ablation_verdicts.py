@@ -53,9 +53,18 @@ def test_pairing_sees_what_clips_alone_would_hide():
 
 def test_rows_that_are_equal_show_no_difference_and_few_noisy_ones_decide_nothing():
     assert decide(*shifted(0.0), higher_is_better=True).verdict == "not reproduced"
-    rough = np.array([[1.0, -1.2, 0.4], [-0.8, 1.0, -0.3]])
-    level = np.full((2, 3), 5.0)
+    rough = np.tile([[1.0, -1.2, 0.4], [-0.8, 1.0, -0.3]], 3)
+    level = np.full((2, 9), 5.0)
     assert decide(Means(level + rough), Means(level), higher_is_better=True).verdict == "undecided"
+
+
+def test_clips_that_agree_prove_nothing_while_they_are_few():
+    level = np.full((1, 5), 5.0)
+    few = decide(Means(level + 1), Means(level), higher_is_better=True)
+    assert few.verdict == "undecided" and few.advantage.low == 1
+    level = np.full((1, 6), 5.0)
+    enough = decide(Means(level + 1), Means(level), higher_is_better=True)
+    assert enough.verdict == "reproduced"
 
 
 def test_seeds_that_disagree_leave_a_claim_undecided_however_many_clips():

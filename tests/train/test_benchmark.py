@@ -152,6 +152,7 @@ def numbers(folder):
     return found
 
 
+@pytest.mark.slow
 def test_shards_together_give_what_one_process_gives_and_a_run_goes_on(benchmark, tmp_path):
     pytest.importorskip("matplotlib")
     run = CliRunner().invoke
@@ -207,3 +208,16 @@ def test_making_a_benchmark_says_what_to_do_next(tmp_path):
     made = CliRunner().invoke(app, asked)
     assert made.exit_code == 0 and "benchmark run" in made.output
     assert len(read_benchmark(tmp_path).clips) == 30
+
+
+def test_a_list_may_grow_and_numbers_of_another_are_refused(benchmark, tmp_path):
+    from af_train.benchmark.running import open_run
+
+    specs = read_benchmark(benchmark).clips
+    first = open_run("toon", [], benchmark, specs[:1], output=tmp_path)
+    made = list(first.measure(first.pending()))
+    more = open_run("toon", [], benchmark, specs[:2], output=tmp_path)
+    assert [spec.number for spec in more.pending()] == [1] and more.records() == made
+    other = (msgspec.structs.replace(specs[0], seed=7), specs[1])
+    with pytest.raises(BenchmarkError, match="another benchmark"):
+        open_run("toon", [], benchmark, other, output=tmp_path).records()

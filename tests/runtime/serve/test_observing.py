@@ -130,7 +130,7 @@ def test_stages_are_timed_where_they_work_and_nowhere_else():
 def test_clients_that_ask_are_told_how_each_block_was_drawn_and_others_are_not():
     with serving() as service:
         for features, expected in ((("stats",), True), ((), False)):
-            link = Link(service.transport.connect(), "inproc", features)
+            link = Link(service.transport.connect(), "inproc", features=features)
             with AvatarClient(link=link) as client, client.open("ada", pacing="fast") as stream:
                 stream.push_audio(speech(16_000), 16_000)
                 stream.finish()

@@ -127,7 +127,8 @@ def test_escape_interrupts_and_the_avatar_can_speak_again(bar_avatar, tmp_path):
         await bars(page, 5)
         await page.press("Escape")
         assert (await page.read("demo.player.sources.size")) == 0
-        assert (await bars(page, 10)).max() == 0
+        shown = await bars(page, 14)
+        assert shown[4:].max() == 0  # a block under way may cover the time until new frames come
         assert await page.read("document.getElementById('interrupt').disabled")
         await page.choose_file("#sound-file", speech)
         await page.until(SPEAKING)

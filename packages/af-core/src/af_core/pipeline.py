@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from af_core.assembly import assemble
-from af_core.description import AvatarInfo as AvatarInfo
-from af_core.description import configuration_of, describe
 from af_core.errors import SnapshotError, StageContractError, StreamEndedError, StreamInputError
 from af_core.geometry import SAMPLES_PER_FRAME, Geometry
 from af_core.graph.checked import Pipeline
+from af_core.graph.explain import latency
 from af_core.graph.resolve import open_pipeline
+from af_core.graph.spec import PATH_OPTIONS
+from af_core.info import AvatarInfo as AvatarInfo
 from af_core.plugins.registry import Catalog
 from af_core.running import Opening, Reopening, Runner, packages
-from af_core.snapshots.identity import Identity
+from af_core.snapshots.identity import Identity, configuration
 from af_core.snapshots.value import Snapshot, SnapshotHeader
 from af_core.together import Run, flow, run_nodes
 
@@ -348,3 +349,42 @@ def build(pipeline: Pipeline) -> Avatar:
         device=parts.device,
         identity=Identity(configuration_of(pipeline), parts.modules, parts.text),
     )
+
+
+def describe(pipeline: Pipeline, num_parameters: int) -> AvatarInfo:
+    """Return what a driver has to know about the avatar of a pipeline."""
+    delay, made = latency(pipeline), pipeline.graph.format_of(pipeline.output)
+    return AvatarInfo(
+        preset=pipeline.spec.name,
+        width=_size(made and made.width, pipeline.geometry.width),
+        height=_size(made and made.height, pipeline.geometry.height),
+        frames_per_block=pipeline.geometry.frames_per_block,
+        block_ms=delay.block_ms,
+        lookahead_ms=delay.lookahead_ms,
+        delay_ms=delay.total_ms,
+        num_parameters=num_parameters,
+    )
+
+
+def configuration_of(pipeline: Pipeline) -> str:
+    """Return the hash of all options that change what is drawn."""
+    return configuration(_options(pipeline), PATH_OPTIONS)
+
+
+def _size(value: Any, fallback: int) -> int:
+    return value if isinstance(value, int) else fallback
+
+
+def _options(pipeline: Pipeline) -> dict[str, Any]:
+    """Return all that decides what is drawn, besides weights and prompt; no paths, no places."""
+    return {
+        "name": pipeline.spec.name,
+        "geometry": pipeline.spec.geometry,
+        "precision": pipeline.spec.precision,
+        "stages": {
+            name: [stage.kind, stage.use, stage.config, dict(pipeline.graph.incoming(name))]
+            for name, stage in sorted(pipeline.stages.items())
+            if stage.kind != "text_encoder"
+        },
+        "output": pipeline.output,
+    }

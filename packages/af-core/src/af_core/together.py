@@ -52,30 +52,6 @@ def arrived(wires: Mapping[str, str], values: Values) -> dict[str, Tensor]:
     return {port: values[source] for port, source in wires.items() if source in values}
 
 
-def run_nodes(
-    runners: Mapping[str, Runner],
-    wires: Mapping[str, Mapping[str, str]],
-    states: Mapping[str, Any],
-    values: Values,
-    *,
-    last: bool,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Let values, named ``node.port``, flow through nodes in order; return all values and states.
-
-    ``last`` makes each node give what it owes.
-    """
-    values, after = dict(values), {}
-    for name, runner in runners.items():
-        inputs = arrived(wires[name], values)
-        made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
-        if last:
-            owed, state = runner.flush(state)
-            made = _appended(made, owed)
-        after[name] = state
-        values.update({f"{name}.{port}": value for port, value in made.items()})
-    return values, after
-
-
 @runtime_checkable
 class StepsAsOne(Protocol):
     """A node that may serve several streams at once, each opened on its own."""
@@ -124,6 +100,30 @@ def _alone(runner: Runner, state: Any, inputs: Values) -> Made | Exception:
         return runner.step(state, inputs)
     except Exception as e:
         return e
+
+
+def run_nodes(
+    runners: Mapping[str, Runner],
+    wires: Mapping[str, Mapping[str, str]],
+    states: Mapping[str, Any],
+    values: Values,
+    *,
+    last: bool,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Let values, named ``node.port``, flow through nodes in order; return all values and states.
+
+    ``last`` makes each node give what it owes.
+    """
+    values, after = dict(values), {}
+    for name, runner in runners.items():
+        inputs = arrived(wires[name], values)
+        made, state = runner.step(states[name], inputs) if inputs else ({}, states[name])
+        if last:
+            owed, state = runner.flush(state)
+            made = _appended(made, owed)
+        after[name] = state
+        values.update({f"{name}.{port}": value for port, value in made.items()})
+    return values, after
 
 
 def _appended(made: dict[str, Tensor], owed: Values) -> dict[str, Tensor]:

@@ -82,10 +82,10 @@ class Health:
             "up_s": round(server.up_s, 1),
             "phases": {p.value: n for p, n in Counter(one.session.phase for one in hosted).items()},
             "endpoint": server.endpoint,
-            "stages": self.stages.status() if self.stages is not None else [],
             "busy_s": round(server.busy_s, 3),
             "recording": server.watching.recorder is not None,
             "tracing": server.watching.traces is not None,
+            "stages": self.stages.status() if self.stages is not None else [],
         }
 
     def _metrics(self) -> bytes:

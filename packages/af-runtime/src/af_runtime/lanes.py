@@ -64,10 +64,10 @@ class Lanes:
         return self._workers[stream % len(self._workers)]
 
 
-def worker_of(
-    avatar: Avatar, on_answer: Callable[[], None], lanes: int, together: bool
+def workers(
+    avatar: Avatar, on_answer: Callable[[], None], *, together: bool, count: int
 ) -> Worker | Lanes:
-    """Return a worker, or several as one if there is more than one lane."""
-    if lanes > 1:
-        return Lanes(avatar, on_answer, count=lanes)
-    return Worker(avatar, on_answer, together=together)
+    """Return one worker, or several that are used like one."""
+    if count == 1:
+        return Worker(avatar, on_answer, together=together)
+    return Lanes(avatar, on_answer, count=count)

@@ -21,7 +21,7 @@ from af_runtime.errors import PeerGoneError, PeerSlowError, ProtocolError
 from af_runtime.greeting import Portraits, Refusals, answered, picture_of, refusal
 from af_runtime.handing import Desk, Handing
 from af_runtime.hosting import NEVER, Hosted
-from af_runtime.lanes import worker_of
+from af_runtime.lanes import workers
 from af_runtime.messages import from_client as client
 from af_runtime.messages import from_server as server
 from af_runtime.messages.codec import Packet, decode_from_client, encode
@@ -63,8 +63,8 @@ class Server:
         self.info, self.limits = avatar.info, limits or Limits()
         self.metrics = metrics or Metrics()
         self._transport, self._portraits, self._clock = transport, portraits, clock
-        self.watching = watching or Watching()
-        self._worker = worker_of(avatar, transport.wake, lanes, self.limits.together)
+        self.watching, wake = watching or Watching(), transport.wake
+        self._worker = workers(avatar, wake, together=self.limits.together, count=lanes)
         self.admission = Admission(self.limits, quotas)
         self._sessions = self.admission.sessions
         self.metrics.places.set(self.limits.max_sessions)
@@ -83,8 +83,7 @@ class Server:
         )
         self._handing = Handing(desk, ttl_s=self.limits.resume_ttl_s, trusts_all=trusts_all)
         self._can_forget = avatar.can_interrupt
-        self._streams = itertools.count()
-        self._refusals = Refusals()
+        self._streams, self._refusals = itertools.count(), Refusals()
         self._drain_s: float | None = None
         self._movers: Movers | None = None
         self._deadline_s = NEVER

@@ -99,10 +99,10 @@ def running(load: Callable[[], Avatar | Staged], options: ServiceOptions) -> Ite
             at_end.callback(HealthServer(health, options.health).close)
         at_end.callback(transport.close, LINGER_S)
         loaded = load()
-        stages = loaded if isinstance(loaded, Staged) else None
-        if stages is not None:
-            at_end.callback(stages.close)
+        staged = loaded if isinstance(loaded, Staged) else None
         avatar = loaded.avatar if isinstance(loaded, Staged) else loaded
+        if staged is not None:
+            at_end.callback(staged.close)
         warm_up(avatar)
         recorder = at_end.enter_context(_recording(avatar, options.recording, metrics))
         at_end.enter_context(noting_pauses(metrics.note_pause))
@@ -116,14 +116,14 @@ def running(load: Callable[[], Avatar | Staged], options: ServiceOptions) -> Ite
             quotas=quotas,
             trusts_all=keys is None and is_local(options.bind),
             watching=Watching(recorder, traces),
-            lanes=1 if stages is None else stages.num_stages,
+            lanes=1 if staged is None else staged.num_stages,
         )
-        if stages is not None:
-            health.stages = StageReport(stages.supervisor)
-            stages.supervisor.on_fatal = lambda: server.drain(0.0)
+        if staged is not None:
+            health.stages = StageReport(staged.supervisor)
+            staged.supervisor.on_fatal = lambda: server.drain(0.0)
         yield server
-        if stages is not None and stages.supervisor.fatal:
-            raise StageFailedError(stages.supervisor.fatal)
+        if staged is not None and staged.supervisor.fatal:
+            raise StageFailedError(staged.supervisor.fatal)
 
 
 @contextmanager

@@ -217,8 +217,9 @@ class Worker:
         states = [self._states[one.stream] for one in known]
         samples = [torch.from_numpy(one.samples) for one in known]
         outcomes = self._avatar.step_together(states, samples)
+        spans = self._times.taken()
         return [
-            self._guarded(one.stream, partial(self._shown, one, outcome, began))
+            self._guarded(one.stream, partial(self._shown, one, outcome, began, spans))
             for one, outcome in zip(known, outcomes, strict=True)
         ]
 
@@ -229,13 +230,16 @@ class Worker:
         if block.is_last:
             owed, state = self._avatar.flush(state)
             frames = torch.cat([frames, owed], dim=1)
-        return self._shown(block, (frames, state), began)
+        return self._shown(block, (frames, state), began, self._times.taken())
 
-    def _shown(self, block: _Block, outcome: Stepped | Exception, began: float) -> Answer:
+    def _shown(
+        self, block: _Block, outcome: Stepped | Exception, began: float, spans: Spans
+    ) -> Answer:
         if isinstance(outcome, Exception):
             raise outcome
         frames, self._states[block.stream] = outcome
-        return Drawn(block.stream, frames[0].cpu().numpy(), time.perf_counter() - began)
+        pictures = frames[0].cpu().numpy()
+        return Drawn(block.stream, pictures, time.perf_counter() - began, spans)
 
     def _interrupt(self, stream: int) -> Answer | None:
         if stream not in self._states:

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import numpy as np
 from af_core.errors import AvatarForcingError
+from PIL import Image
 
 _COLOURS = ("#0b6e8a", "#c8553d", "#588b3c", "#7a4f9a", "#b08900", "#555555", "#d27aa5", "#3c6ad6")
 
@@ -28,11 +29,7 @@ class Curve:
 def curves(path: Path, panels: Mapping[str, Mapping[str, Curve]], columns: int = 2) -> Path:
     """Draw panels by title, each with curves by name, over seconds of the stream."""
     plt = _pyplot()
-    rows = -(-len(panels) // columns)
-    size = (4.6 * columns, 2.7 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
+    figure, axes = _grid(plt, len(panels), columns, (4.6, 2.7))
     for axis, (title, named) in zip(axes.flat, panels.items(), strict=False):
         for i, (name, curve) in enumerate(named.items()):
             colour = _COLOURS[i % len(_COLOURS)]
@@ -51,11 +48,7 @@ def curves(path: Path, panels: Mapping[str, Mapping[str, Curve]], columns: int =
 def distributions(path: Path, panels: Mapping[str, Sequence[float]], columns: int = 4) -> Path:
     """Draw a histogram of each list of numbers, its median marked."""
     plt = _pyplot()
-    rows = -(-len(panels) // columns)
-    size = (2.5 * columns, 2.0 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
+    figure, axes = _grid(plt, len(panels), columns, (2.5, 2.0))
     for axis, (title, values) in zip(axes.flat, panels.items(), strict=False):
         axis.hist(values, bins=min(20, max(5, len(values) // 4)), color=_COLOURS[0], alpha=0.8)
         axis.axvline(float(np.median(values)), color=_COLOURS[1], lw=1.4)
@@ -67,13 +60,14 @@ def sheet(path: Path, rows: Mapping[str, Sequence[Any]], columns: Sequence[str])
     """Draw rows of pictures uint8 ``[H, W, 3]`` by name, with a head over each column."""
     plt = _pyplot()
     height, width = next(iter(rows.values()))[0].shape[:2]
-    size = (2.2 + 1.25 * len(columns) * width / height, 0.62 * len(rows) * 1 + 0.3)
+    wide = 1.0 if width < 2 * height else 1.9
+    size = (2.3 + wide * len(columns), (wide * height / width + 0.06) * len(rows) + 0.3)
     figure, axes = plt.subplots(
         len(rows), len(columns), figsize=size, squeeze=False, layout="constrained"
     )
     for i, (name, pictures) in enumerate(rows.items()):
         for axis, picture in zip(axes[i], pictures, strict=False):
-            axis.imshow(np.asarray(picture), interpolation="nearest", aspect="auto")
+            axis.imshow(np.asarray(picture), interpolation="nearest")
         for axis in axes[i]:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
@@ -81,6 +75,16 @@ def sheet(path: Path, rows: Mapping[str, Sequence[Any]], columns: Sequence[str])
     for axis, head in zip(axes[0], columns, strict=True):
         axis.set_title(head, fontsize=8)
     return _saved(plt, figure, path)
+
+
+def _grid(plt: Any, count: int, columns: int, each: tuple[float, float]) -> tuple[Any, Any]:
+    """Return a figure and its axes, as many as are wanted, of so many inches each."""
+    rows = -(-count // columns)
+    size = (each[0] * columns, each[1] * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, axes
 
 
 def _tidy(axis: Any, title: str, below: str) -> None:
@@ -92,8 +96,11 @@ def _tidy(axis: Any, title: str, below: str) -> None:
 
 
 def _saved(plt: Any, figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+    with Image.open(path) as drawn:
+        few = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)  # a third of the bytes, and reports are kept
     return path
 
 

@@ -78,10 +78,6 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="After SIGTERM, for sessions to end.")
     ] = 30.0,
-    placement: Annotated[
-        Placement,
-        typer.Option(help="As the pipeline says, in one process, or in three that recover."),
-    ] = "file",
     drain_to: Annotated[
         str | None,
         typer.Option(metavar="ENDPOINT", help="After SIGTERM, move sessions to this worker."),
@@ -104,6 +100,10 @@ def serve(
     log_format: Annotated[
         Logs, typer.Option(envvar="AF_LOG_FORMAT", help="Lines for people, or JSON.")
     ] = "text",
+    placement: Annotated[
+        Placement,
+        typer.Option(help="As the pipeline says, in one process, or in three that recover."),
+    ] = "file",
     overrides: Overrides = None,
     threads: Threads = None,
 ) -> None:
@@ -129,14 +129,13 @@ def serve(
         raise RequestError("--record-pixels needs --record DIR.")
     name = pipeline or preset
     wanted = plan(name, parse_overrides(overrides or []), placement)
-    checked, changes = wanted.source.open(), wanted.source.overrides
-    limits, notice = _limits(checked, chosen, max_sessions, queue, batching, capacity, resume_ttl)
-    if record is not None and limits.together:
+    changes = wanted.source.overrides
+    limits, notice = _limits(
+        wanted.source.open(), chosen, max_sessions, queue, batching, capacity, resume_ttl
+    )
+    if limits.together and (record is not None or wanted.is_staged):
         limits = attrs.evolve(limits, together=False)
-        notice += "; recorded, so not batched"
-    if wanted.is_staged and limits.together:
-        limits = attrs.evolve(limits, together=False)
-        notice += "; in stages, so not batched"
+        notice += f"; {'in processes' if wanted.is_staged else 'recorded'}, so not batched"
     options = ServiceOptions(
         bind=bind,
         health=None if health == "-" else health,

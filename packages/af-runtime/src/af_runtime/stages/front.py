@@ -13,12 +13,11 @@ from typing import Any
 
 import attrs
 import torch
-from af_core.description import configuration_of, describe
 from af_core.errors import SnapshotError, StaleStreamStateError
 from af_core.geometry import VIDEO_FPS
 from af_core.graph.checked import Pipeline
 from af_core.graph.placement import Leg, legs, working_processes
-from af_core.pipeline import Avatar
+from af_core.pipeline import Avatar, configuration_of, describe
 from af_core.ports import Format
 from af_core.running import Opening, Reopening, Runner, Values
 from af_core.snapshots.identity import Identity

@@ -132,28 +132,33 @@ class LampStudy:
         shops = [self.shop(seed) for seed in range(self.num_seeds)]
         return all(shop.path(variant.student).exists() for shop in shops)
 
-    def made(self, seed: int, variant: Variant) -> tuple[Tensor, float]:
-        """Return the frames ``[clip, f, 3, 2, 2]`` of a row and its seconds a video frame.
+    def made(self, seed: int, variant: Variant) -> Tensor:
+        """Return the frames ``[clip, f, 3, 2, 2]`` of a row.
 
         They are made now unless they lie on disk; so is the student.
         """
         shop = self.shop(seed)
         path = shop.directory / "streams" / f"{variant.name}.safetensors"
         if not path.exists():
-            weights = shop.weights(variant.student)
+            parts = [*self._stream(seed, variant, self.batch(), self.num_latents)]
             path.parent.mkdir(parents=True, exist_ok=True)
-            frames, latency = self._stream(weights, variant)
-            write_tensors(path, {"frames": frames, "latency_s": torch.tensor(latency)})
-        kept = read_tensors(path)
-        return kept["frames"], float(kept["latency_s"])
+            frames = torch.cat(parts, 1)[:, : self.num_latents].contiguous()
+            write_tensors(path, {"frames": frames})
+        return read_tensors(path)["frames"]
 
-    def _stream(self, weights: Path, variant: Variant) -> tuple[Tensor, float]:
+    def latency(self, seed: int, variant: Variant) -> float:
+        """Return a row's processor seconds for a video frame of one stream, timed now."""
+        num_latents = min(_TIMED_LATENTS, self.num_latents)
+        return seconds_a_frame(self._stream(seed, variant, self.batch(1), num_latents))
+
+    def _stream(
+        self, seed: int, variant: Variant, batch: Batch, num_latents: int
+    ) -> Iterator[Tensor]:
         network = make_lantern_network().eval()
-        load(network, weights)
-        make = self._by_teacher if variant.student.trained == "teacher" else self._by_student
-        parts = [*make(network, variant, self.batch(), self.num_latents)]
-        alone = make(network, variant, self.batch(1), min(_TIMED_LATENTS, self.num_latents))
-        return torch.cat(parts, 1)[:, : self.num_latents].contiguous(), seconds_a_frame(alone)
+        load(network, self.shop(seed).weights(variant.student))
+        if variant.student.trained == "teacher":
+            return teacher_stream(network, batch, num_latents, LanternWorld().num_frames)
+        return self._by_student(network, variant, batch, num_latents)
 
     def _by_student(
         self, network: Any, variant: Variant, batch: Batch, num_latents: int
@@ -163,11 +168,6 @@ class LampStudy:
         engine = Streamer(stages["window_scheduler"], network, stages["anchor_cache"], BLOCK)
         state = engine.open(batch.portrait, seeds=batch.seeds)
         return engine.stream(state, batch.rows[:, : 4 * num_latents].split(4 * BLOCK, dim=1))
-
-    def _by_teacher(
-        self, network: Any, variant: Variant, batch: Batch, num_latents: int
-    ) -> Iterator[Tensor]:
-        return teacher_stream(network, batch, num_latents, LanternWorld().num_frames)
 
 
 def seconds_a_frame(parts: Iterator[Tensor]) -> float:
@@ -228,23 +228,27 @@ def lamp_study(
     true = lamp.batch().clip
     assert true is not None
     true = true[:, : lamp.num_latents]
-    rows: dict[Variant, Row | Missing] = {}
     moments = moments_within(lamp.seconds)
+    seeds, streams = range(lamp.num_seeds), {}
     for variant in each_once(tables, wanted):
-        if not (train or lamp.is_trained(variant)):
-            rows[variant] = Missing(variant.of, variant.label, NOT_YET)
-            continue
-        streams = []
-        for seed in range(lamp.num_seeds):
-            streams.append(lamp.made(seed, variant))
-            progress(f"seed {seed}: {variant.name}")
-        frames, latencies = zip(*streams, strict=True)
-        columns, more, tracks = statistics(frames, true, latencies)
-        shown = pictures(frames[0][0], moments)
-        rows[variant] = Row(
-            variant.of, variant.label, variant.trained, columns, more, tracks, shown
-        )
-    made = {name: [rows[variant] for variant in tables[name]] for name in wanted}
+        if train or lamp.is_trained(variant):
+            streams[variant] = []
+            for seed in seeds:
+                streams[variant].append(lamp.made(seed, variant))
+                progress(f"seed {seed}: {variant.name}")
+    # all rows are timed in one go: a machine is not equally busy at all times
+    timed = {v.name: [lamp.latency(seed, v) for seed in seeds] for v in streams}
+    measured = {
+        v.name: (*statistics(made, true, timed[v.name]), pictures(made[0][0], moments))
+        for v, made in streams.items()
+    }
+
+    def row(v: Variant) -> Row | Missing:
+        if v.name not in measured:
+            return Missing(v.of, v.label, NOT_YET)
+        return Row(v.of, v.label, v.trained, *measured[v.name])
+
+    made = {name: [row(variant) for variant in tables[name]] for name in wanted}
     return Study(
         "lamp",
         ABOUT,

@@ -39,8 +39,9 @@ RULE = """A claim is an ordering in the paper's numbers: two rows that a table c
 column. The advantage of the row that is better in the paper is measured on the same clips with the
 same noise; its 95 % interval comes from drawing seeds and clips with replacement, crossed.
 **Reproduced**: the interval lies above 0. **Not reproduced**: it lies below 0 (reversed), or holds
-0 and lies within 5 % of the larger value (no difference). **Undecided**: anything else. With
-{seeds} of training the interval over seeds is rough; over clips it is not."""
+0 and lies within 5 % of the larger value (no difference). **Undecided**: anything else, and
+everything with fewer than six clips. With {seeds} of training the interval over seeds is rough;
+over clips it is not."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ def findings(study: Study, name: str) -> list[Finding]:
             if (first.of, second.of) == (claim.first, claim.second)
         ]
         for first, second in pairs:
-            told = f"{first.label} ({first.trained}) > {second.label} ({second.trained})"
+            told = f"{_short(first)} > {_short(second)}"
             a, b = first.columns.get(claim.column), second.columns.get(claim.column)
             decision = NOT_MEASURED
             if a is not None and b is not None:
@@ -112,7 +113,7 @@ def counted(judged: Mapping[str, Sequence[Finding]]) -> dict[str, dict[Verdict, 
 
 def _opening(study: Study, command: str, took: str) -> list[str]:
     seeds = "1 seed" if study.num_seeds == 1 else f"{study.num_seeds} seeds"
-    measured = [(HEADS[c], text) for c, text in study.names.items()]
+    measured = [(HEADS[c].removesuffix(" Total"), text) for c, text in study.names.items()]
     more = [("not in the paper", text) for text in study.more.values()]
     return [
         f"# Tables 3 to 6 in the {study.world} world",

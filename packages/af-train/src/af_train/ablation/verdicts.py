@@ -7,7 +7,7 @@ noise, and its 95 % interval by drawing seeds and clips anew, each with replacem
 1. the whole interval lies above 0: reproduced;
 2. it lies below 0: not reproduced, the order is the other way round;
 3. it holds 0 and lies within +-5 % of the larger of both values: not reproduced, no difference;
-4. otherwise: undecided.
+4. otherwise, or with fewer than six clips, which chance alone would often have agree: undecided.
 
 With few seeds the interval is wide or narrow by luck; how many there were stands beside it.
 """
@@ -24,6 +24,8 @@ from af_train.metrics.frechet import frechet_of_gaussians
 
 Array = NDArray[np.float64]
 Verdict = Literal["reproduced", "not reproduced", "undecided", "not measured"]
+FEWEST_CLIPS = 6
+"""Five clips agree in sign by chance once in sixteen times."""
 NEGLIGIBLE = 0.05
 """Share of the larger value below which a difference is none."""
 _TAILS = (2.5, 97.5)
@@ -131,6 +133,8 @@ def decide(first: Statistic, second: Statistic, *, higher_is_better: bool) -> De
         return sign * (first.under(weights) - second.under(weights))
 
     found = _spread(advantage, first)
+    if first.values.shape[1] < FEWEST_CLIPS:
+        return Decision("undecided", found)
     whole = np.ones(first.values.shape)
     larger = max(abs(first.under(whole)), abs(second.under(whole)))
     return Decision(judge(found, NEGLIGIBLE * larger), found)

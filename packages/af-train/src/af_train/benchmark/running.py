@@ -33,14 +33,12 @@ _STRIPS = 6
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What was run on what; two runs in one directory must agree in all of it."""
+    """What was run; two runs in one directory must agree. The list of clips may grow."""
 
     preset: str
     settings: tuple[str, ...]
     pipeline: str
     """SHA-256 of options and weights."""
-    clips: str
-    """SHA-256 of the specifications of the benchmark."""
     max_seconds: int | None
 
 
@@ -76,9 +74,20 @@ class BenchmarkRun:
             yield record
 
     def records(self) -> list[Record]:
-        """Return the numbers of all clips that have them, in the order of the list."""
-        paths = [self._record(spec) for spec in self.specs]
-        return [read_json(path, Record) for path in paths if path.exists()]
+        """Return the numbers of all clips that have them, in the order of the list.
+
+        Raises ``BenchmarkError`` for numbers of a clip of another list.
+        """
+        return [self._read(spec) for spec in self.specs if self._record(spec).exists()]
+
+    def _read(self, spec: ClipSpec) -> Record:
+        path = self._record(spec)
+        record = read_json(path, Record)
+        if record.spec != spec.digest():
+            raise BenchmarkError(
+                f"{path} holds the numbers of a clip of another benchmark. Take another directory."
+            )
+        return record
 
     def _record(self, spec: ClipSpec) -> Path:
         return self.directory / "records" / f"{spec.number:04d}.json"
@@ -98,8 +107,7 @@ def open_run(
     Raises ``AnotherJobError`` if the directory holds results of something else.
     """
     pipeline = open_pipeline(preset, parse_overrides([*settings]))
-    digest = hashlib.sha256(msgspec.json.encode(specs)).hexdigest()
-    run = Run(preset, tuple(settings), pipeline_digest(pipeline), digest, max_seconds)
+    run = Run(preset, tuple(settings), pipeline_digest(pipeline), max_seconds)
     name = hashlib.sha256(msgspec.json.encode(run)).hexdigest()[:8]
     directory = output or benchmark / "results" / f"{Path(preset).stem}-{name}"
     (directory / "records").mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,8 @@ class Record(msgspec.Struct, frozen=True):
     """One clip, measured."""
 
     number: int
+    spec: str
+    """SHA-256 of the clip's specification."""
     duration_s: float
     sound: str
     """SHA-256 of what was heard."""
@@ -89,6 +91,7 @@ class Scorer:
             scores["pause_open"] = float(seen.opening[quiet].mean())
         return Record(
             made.spec.number,
+            made.spec.digest(),
             len(frames) / VIDEO_FPS,
             made.sound,
             {name: float(value) for name, value in scores.items()},

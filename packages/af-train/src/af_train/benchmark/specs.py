@@ -6,6 +6,7 @@ own: any stretch of the list is as diverse as the whole, and a longer list begin
 """
 
 import random
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,6 +62,10 @@ class ClipSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Speech over noise; None without noise."""
     gain_db: float
     """Of the whole sound."""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all of it."""
+        return sha256(msgspec.json.encode(self)).hexdigest()
 
 
 class Benchmark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

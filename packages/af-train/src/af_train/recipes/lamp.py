@@ -97,11 +97,11 @@ def _fast(learning_rate: float) -> RoleConfig:
     )
 
 
-def make_network(seed: int = 0) -> CausalWan:
-    """Return a fresh network of sixty thousand weights."""
+def make_network(seed: int = 0, config: CausalWanConfig = LAMP_WAN) -> CausalWan:
+    """Return a fresh network of 28 thousand weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = CausalWan(LAMP_WAN)
+        network = CausalWan(config)
     network.attention.kernel = "sdpa"
     return network
 
