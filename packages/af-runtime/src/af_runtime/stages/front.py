@@ -49,8 +49,8 @@ class _Handle:
     """With what the streams began; without the portraits themselves."""
     why_lost: str = ""
     """Why there are no snapshots, if there are none."""
-    snapshot_s: float = 0.0
-    """How long the latest snapshot took to make."""
+    snapshot_s: float = math.inf
+    """CPU time that the quickest snapshot so far took to make."""
     moment: int = 0
     """How many pieces of work its stage has done for it."""
     life: int = 0
@@ -227,7 +227,8 @@ class LegRunner:
         handle.life, handle.moment = life, handle.moment + 1
         made, saved = self._received(done, frames, lease), messages.snapshot(done, frames)
         handle.why_lost = done.no_snapshot or handle.why_lost
-        handle.snapshot_s = done.snapshot_s or handle.snapshot_s
+        if saved is not None:
+            handle.snapshot_s = min(handle.snapshot_s, done.snapshot_s)
         emitted = done.num_emitted
         if saved is not None:
             return made, LegState(handle, handle.moment, saved, (), emitted)
@@ -290,6 +291,8 @@ class LegRunner:
     def _every(self, handle: _Handle) -> int:
         """Return the pieces of work from one snapshot to the next: more if one takes long."""
         block_s = self.frames_per_block / VIDEO_FPS
+        if math.isinf(handle.snapshot_s):
+            return self.snapshot_every
         worth = math.ceil(handle.snapshot_s / (SNAPSHOT_SHARE * block_s))
         return min(self.most_since, max(self.snapshot_every, worth))
 

@@ -114,7 +114,7 @@ class Done(_Message, frozen=True, kw_only=True, tag="done"):
     no_snapshot: str = ""
     """Why there cannot be one, if one was wanted."""
     snapshot_s: float = 0.0
-    """How long it took to make."""
+    """CPU time that it took to make."""
     seconds: float = 0.0
     """How long the work took."""
     told: str = ""
