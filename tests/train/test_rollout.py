@@ -102,7 +102,8 @@ def test_a_gradient_equals_finite_differences_of_its_window_with_the_history_hel
     field = torch.randn(made.clip.shape, generator=torch.Generator().manual_seed(0))
     made.backward(field)
     slopes = gradients(model)
-    direction = {n: torch.randn(p.shape).double() for n, p in model.named_parameters()}
+    g = torch.Generator().manual_seed(1)
+    direction = {n: torch.randn(p.shape, generator=g).double() for n, p in model.named_parameters()}
     wanted = sum(float((slopes[n] * d).sum()) for n, d in direction.items())
 
     def value(step):
@@ -112,9 +113,9 @@ def test_a_gradient_equals_finite_differences_of_its_window_with_the_history_hel
             made_again = [(w.kept.again(model), w) for w in made.windows]
             for n, p in model.named_parameters():
                 p.add_(direction[n], alpha=-step)
-        return sum(float((w.clean(o) * field[:, w.frames]).sum()) for o, w in made_again)
+        return sum(float((w.clean(o).double() * field[:, w.frames]).sum()) for o, w in made_again)
 
-    assert (value(1e-4) - value(-1e-4)) / 2e-4 == pytest.approx(wanted, rel=2e-2, abs=1e-2)
+    assert (value(1e-3) - value(-1e-3)) / 2e-3 == pytest.approx(wanted, rel=2e-2, abs=1e-2)
 
 
 def test_what_was_kept_is_not_written_over_and_has_no_gradient():
