@@ -72,7 +72,7 @@ def test_nothing_is_left_of_sessions_however_they_ended():
 
 @pytest.mark.slow
 def test_two_minutes_in_real_time_keep_the_pace_and_the_sound_in_step():
-    """AF_SOAK_SECONDS makes it shorter, or longer. A machine with other work keeps nobody's pace."""
+    """AF_SOAK_SECONDS makes it shorter, or longer. A machine with other work keeps no pace."""
     if (load := os.getloadavg()[0]) > 1.5 * (os.cpu_count() or 1):
         pytest.skip(f"the machine has other work: its load is {load:.1f}")
     soak = script("soak")
