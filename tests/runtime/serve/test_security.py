@@ -20,6 +20,7 @@ from af_runtime.picture_child import Request, split, write
 from af_runtime.picture_decoder import PictureDecoder
 from af_runtime.portrait import read_picture
 from af_runtime.transport.curve import new_keys, server_keys
+from af_runtime.transport.endpoints import checked
 from af_runtime.transport.inproc import InprocServer
 from af_runtime.transport.zeromq import ZmqServer
 from PIL import Image
@@ -27,6 +28,13 @@ from serving import serving
 
 LONG_S = 60.0
 """Far longer than any refusal takes."""
+
+
+@pytest.mark.parametrize("text", ["foo", "tcp://", "tcp://a", "tcp://a:x", "tcp://a:0", "ipc://"])
+def test_what_is_no_endpoint_is_refused_before_it_is_needed(text):
+    assert checked("tcp://127.0.0.1:5700") and checked("tcp://[::1]:5700") and checked("ipc:///a/b")
+    with pytest.raises(RequestError, match="is no endpoint"):
+        checked(text)
 
 
 def test_a_message_of_very_many_frames_is_refused_and_the_worker_goes_on():

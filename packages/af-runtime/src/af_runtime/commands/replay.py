@@ -92,6 +92,8 @@ def _show(done: "Replay", console: Console) -> None:
         if done.is_exact
         else f"[red]picture {done.first_difference} is not the recorded one[/]"
     )
+    if not done.num_drawn:
+        verdict = "[yellow]no picture was recorded, so none was compared[/]"
     console.print(f"{done.num_blocks} blocks, {done.num_sent} frames sent: {verdict}")
     if not done.reason:
         console.print(

@@ -124,9 +124,14 @@ def serve(
     from af_runtime.movers import Movers
     from af_runtime.service import RecordOptions, ServiceOptions, running
     from af_runtime.stages.choosing import loader, plan
+    from af_runtime.transport.endpoints import checked
 
     if record_pixels and record is None:
         raise RequestError("--record-pixels needs --record DIR.")
+    if drain_to is not None:
+        checked(drain_to)
+    elif drain_key is not None or drain_server_key is not None:
+        raise RequestError("--drain-key and --drain-server-key need --drain-to ENDPOINT.")
     name = pipeline or preset
     wanted = plan(name, parse_overrides(overrides or []), placement)
     changes = wanted.source.overrides

@@ -55,7 +55,10 @@ def origin_of(name: str, overrides: Mapping[str, Any], avatar: Avatar) -> Origin
     if avatar.text is not None:
         text = avatar.text.detach().float().cpu().contiguous()
         config["text"] = hashlib.sha256(text.numpy().tobytes()).hexdigest()
-    return Origin(name, dict(overrides), config, machine_fields(avatar))
+    machine = machine_fields(avatar)
+    if not machine["attention"]:  # the network is in another process, where a race is not run
+        machine["attention"] = config.get("denoiser.attention", "")
+    return Origin(name, dict(overrides), config, machine)
 
 
 def config_fields(pipeline: Pipeline) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,16 @@ def is_local(endpoint: str) -> bool:
     return is_local_host(parts.netloc.rpartition(":")[0].strip("[]"))
 
 
+def checked(endpoint: str) -> str:
+    """Return an endpoint that clients may connect to; raises `RequestError` if it is none."""
+    scheme, _, name = endpoint.partition("://")
+    _, colon, port = name.rpartition(":")
+    is_tcp = scheme == "tcp" and bool(colon) and port.isdigit() and 0 < int(port) < 65_536
+    if not is_tcp and not (scheme == "ipc" and name):
+        raise RequestError(f"{endpoint} is no endpoint; one is tcp://127.0.0.1:5700.")
+    return endpoint
+
+
 @contextmanager
 def private(endpoint: str) -> Iterator[None]:
     """Bind an endpoint inside: the file of an ``ipc://`` one is then its owner's alone.
