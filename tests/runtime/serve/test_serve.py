@@ -62,6 +62,17 @@ def test_sessions_side_by_side_do_not_see_each_other(service):
             np.testing.assert_array_equal(video, truth)
 
 
+def test_who_waits_for_credit_waits_no_longer_when_the_stream_is_closed():
+    with serving(audio_window=4 * FRAME) as service, service.client() as client:
+        stream = client.open("ada")
+        thread = threading.Thread(target=stream.push_audio, args=(speech(400 * FRAME), 16_000))
+        thread.start()
+        time.sleep(0.2)
+        stream.close()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_a_window_of_one_frame_and_little_audio_credit_only_slow_things_down():
     samples = speech(10 * FRAME)
     with serving(audio_window=4 * FRAME) as service, service.client() as client:

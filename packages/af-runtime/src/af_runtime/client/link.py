@@ -85,12 +85,14 @@ class Link:
         return stream
 
     def forget(self, stream: StreamCore) -> None:
-        """Take no more messages for a session."""
+        """Take no more messages for a session; whoever waits for one waits no longer."""
         with self.lock:
             self._streams.pop(stream.name, None)
             others = list(self._others.values())
+            stream.is_closed = True
         for other in others:
             other.forget(stream)
+        self._tell()
 
     def adopt(self, stream: StreamCore) -> None:
         """Take a session over that was moved to this worker."""
