@@ -11,7 +11,6 @@ import pytest
 import stage_chaos
 import torch
 from af_core.errors import SnapshotMismatchError, StaleStreamStateError
-from af_core.pipeline import Avatar
 from af_runtime.errors import StageFailedError
 from af_runtime.stages.front import MOST_SINCE, staged_avatar
 from af_runtime.stages.source import PipelineSource
@@ -228,7 +227,6 @@ def test_a_snapshot_goes_on_in_stages_that_never_saw_the_stream(stages, one):
         one.restore(snapshot)
 
 
-@pytest.mark.skipif(not hasattr(Avatar, "interrupt"), reason="streams cannot be interrupted")
 def test_an_interruption_reaches_the_stages_and_outlives_them(stages, one):
     chunks = sound(2_560 * 16).split(2_560)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from af_core.graph.checked import Pipeline
 
     from af_runtime.admission import Limits
+    from af_runtime.movers import Movers
 
 DEFAULT_SESSIONS = 2
 """Where nothing was measured."""
@@ -120,8 +121,6 @@ def serve(
     chosen = use_threads(threads)
     from af_core.graph import parse_overrides
 
-    from af_runtime.client.opening import connected
-    from af_runtime.movers import Movers
     from af_runtime.service import RecordOptions, ServiceOptions, running
     from af_runtime.stages.choosing import loader, plan
     from af_runtime.transport.endpoints import checked
@@ -158,13 +157,18 @@ def serve(
             log.warning("what travels is not encrypted (--insecure)")
         if record is not None:
             log.info("recording sessions, voices and portraits included, in %s", record)
-        movers = None
-        if drain_to is not None:
-            to = drain_to
-            movers = Movers(to, lambda: connected(to, drain_key, drain_server_key))
+        movers = None if drain_to is None else _movers(drain_to, drain_key, drain_server_key)
         with _stopping(lambda: server.drain(drain_timeout, movers)):
             server.run()
     log.info("ended")
+
+
+def _movers(to: str, key: Path | None, server_key: Path | None) -> "Movers":
+    """Return what takes sessions to another worker when this one stops."""
+    from af_runtime.client.opening import connected
+    from af_runtime.movers import Movers
+
+    return Movers(to, lambda: connected(to, key, server_key))
 
 
 def _limits(
