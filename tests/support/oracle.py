@@ -24,6 +24,7 @@ class Net:
     inject: tuple
     text: bool = True
     x0: bool = False
+    from_reference: bool = False
     theta: float = 10_000.0
 
 
@@ -157,6 +158,10 @@ def forward(net, frames, times, audio, reference, masks, index, context, turner,
     """
     count = len(frames)
     x = [frame_tokens(net, frames[f], reference, masks[f]) for f in range(count)]
+    if "frame_mean.0.weight" in net.w:
+        means = [one.flatten(1).sum(1) / math.sqrt(one[0].numel()) for one in frames]
+        told = [silu(linear(net, "frame_mean.0", 3 * torch.tanh(mean / 3))) for mean in means]
+        x = [x[f] + linear(net, "frame_mean.2", told[f]) for f in range(count)]
     e = [time_vectors(net, t) for t in times]
     sound = [audio_vectors(net, a) for a in audio]
     kept = [([], []) for _ in range(count)]
@@ -185,9 +190,30 @@ def forward(net, frames, times, audio, reference, masks, index, context, turner,
     made = []
     for f in range(count):
         m = net.w["head.modulation"][0] + e[f][0]
-        y = linear(net, "head.head", layer_norm(x[f]) * (1 + m[1]) + m[0])
-        made.append(join(net, y, frames[f].shape))
+        h = layer_norm(x[f]) * (1 + m[1]) + m[0]
+        drawn = join(net, linear(net, "head.head", h), frames[f].shape)
+        if "detail.put.weight" in net.w:
+            drawn = drawn + moved_detail(net, h, reference)
+        made.append(drawn + reference if net.from_reference else drawn)
     return torch.stack(made), kept
+
+
+def moved_detail(net, tokens, reference):
+    """Gate, cell by cell, what each cell sees of the reference [c, h, w] and its neighbours."""
+    c, height, width = reference.shape
+    p, out = net.patch, torch.zeros(c, height, width).double()
+    kernel, bias = net.w["detail.look.weight"], net.w["detail.look.bias"]
+    for r in range(height):
+        for q in range(width):
+            seen = bias.clone()
+            for dr in (-1, 0, 1):
+                for dq in (-1, 0, 1):
+                    near = min(max(r + dr, 0), height - 1), min(max(q + dq, 0), width - 1)
+                    seen = seen + kernel[:, :, dr + 1, dq + 1] @ reference[:, near[0], near[1]]
+            token = tokens[(r // p) * (width // p) + q // p]
+            gates = linear(net, "detail.gate", token).view(p * p, -1)[(r % p) * p + q % p]
+            out[:, r, q] = net.w["detail.put.weight"] @ (gates * seen)
+    return out
 
 
 def cross(net, p, x, text):

@@ -16,7 +16,7 @@ from af_core.windows.local_future import LocalFutureScheduler
 CHANNELS, SIDE, AUDIO, TEXT_ROWS, TEXT_DIM = 3, (2, 4), 5, 3, 7
 
 
-def make(text=False, layers=4, prediction="velocity", seed=0):
+def make(text=False, layers=4, prediction="velocity", seed=0, **more):
     config = CausalWanConfig(
         dim=24,
         ffn_dim=40,
@@ -32,6 +32,7 @@ def make(text=False, layers=4, prediction="velocity", seed=0):
         audio_hidden=6,
         audio_layers=(1, 2) if layers > 2 else (0,),
         prediction=prediction,
+        **more,
     )
     g = torch.Generator().manual_seed(seed)
     net = CausalWan(config)
@@ -56,6 +57,7 @@ def as_net(model):
         inject=c.injected_layers,
         text=c.text_dim is not None,
         x0=c.prediction == "x0",
+        from_reference=c.from_reference,
     )
 
 

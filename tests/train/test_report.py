@@ -61,6 +61,12 @@ def test_a_run_writes_down_rates_pace_and_machine(run):
     assert note["settings"]["dmd"]["trainer"]["steps"] == 4
 
 
+def test_a_run_shorter_than_its_interval_still_has_a_last_line(tmp_path):
+    settings = ["teacher.trainer.steps=3", "teacher.trainer.log_every=50"]
+    lamp_chain(tmp_path, with_settings(lamp_recipe(), settings)).teacher()
+    assert [line["step"] for line in history(tmp_path / "teacher")] == [3]
+
+
 def test_tensorboard_reads_the_same_numbers(run):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

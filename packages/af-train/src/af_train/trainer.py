@@ -186,7 +186,7 @@ class Trainer:
                 record |= {role: self._update(role) for role in turns}
                 self.step += 1
                 seen.add(self.samples * len(turns))
-                if self.step % self.config.log_every == 0:
+                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                     spent = {"seconds": round(time.monotonic() - began, 1)}
                     spent |= seen.told(time.monotonic(), self.config.steps - self.step)
                     bar.update(task, log=self._log(journal, record, spent))

@@ -15,6 +15,7 @@ from af_core.errors import ConfigError, ShapeError
 from af_core.geometry import TEMPORAL_STRIDE
 from af_core.models.attention import Attention
 from af_core.models.prompt_padding import merge_padding
+from af_core.models.reference_detail import ReferenceDetail
 from af_core.models.rope import RotaryPositions
 from af_core.models.segments import Layout, attend, lay_out, save
 from af_core.models.wan_layers import AudioProjection, Head, Layer, LayerModulation, PromptKeys
@@ -52,6 +53,10 @@ class CausalWan(nn.Module):
             for _ in range(c.num_layers)
         )
         self.head = Head(c.dim, c.patch**2 * c.out_channels, c.eps)
+        self.frame_mean = _mlp(c.out_channels, c.dim, nn.SiLU()) if c.frame_mean else None
+        self.detail = None
+        if c.reference_detail:
+            self.detail = ReferenceDetail(c.dim, c.patch, c.out_channels, c.reference_detail)
         if c.injected_layers:
             self.audio_proj = AudioProjection(TEMPORAL_STRIDE * c.audio_dim, c.audio_hidden)
         self.audio_cond_projs = nn.ModuleList(
@@ -67,9 +72,14 @@ class CausalWan(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         nn.init.zeros_(self.head.head.weight)
+        if self.frame_mean is not None:
+            nn.init.zeros_(self.frame_mean[-1].get_parameter("weight"))
+        if self.detail is not None:
+            self.detail.reset()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,7 +115,9 @@ class CausalWan(nn.Module):
             )
         grid = portrait.shape[3] // c.patch, portrait.shape[4] // c.patch
         tokens = self._reference_tokens(portrait)
-        return Conditions(portrait, *tokens, self._text(text, len(portrait)), grid)
+        prompt = self._text(text, len(portrait))
+        seen = None if self.detail is None else self.detail.see(portrait)
+        return Conditions(portrait, *tokens, prompt, grid, seen)
 
     def _reference_tokens(self, portrait: Tensor) -> tuple[Tensor, Tensor]:
         """Return what reference and mask add to the portrait's frame and to others [b, s, dim]."""
@@ -150,6 +162,7 @@ class CausalWan(nn.Module):
             other_tokens=torch.cat([one.other_tokens for one in conditions]),
             text=tuple(map(joined_prompts, zip(*(one.text for one in conditions), strict=True))),
             grid=first.grid,
+            detail=_joined([one.detail for one in conditions]),
             modulations=first.modulations,
         )
 
@@ -227,7 +240,10 @@ class CausalWan(nn.Module):
             if x is None:
                 return None
         shift, scale = modulation.head_shift, modulation.head_scale
-        out = self.head(x, shift[:, plan.num_silent :], scale[:, plan.num_silent :])
+        x = self.head.settle(x, shift[:, plan.num_silent :], scale[:, plan.num_silent :])
+        out = self.head(x)
+        if self.detail is not None and conditions.detail is not None:
+            out = out + self.detail(x, conditions.detail)
         change = self._unpatch(out, conditions.grid).to(latents.dtype)
         return change + conditions.portrait if self.config.from_reference else change
 
@@ -301,10 +317,14 @@ class CausalWan(nn.Module):
         weight = self.patch_embedding.weight[:, : self.config.out_channels, 0].flatten(1)
         x = F.linear(self._patches(latents), weight)
         if plan.portrait is None:
-            return x + conditions.other_tokens[:, None]
-        tokens = [conditions.other_tokens] * x.shape[1]
-        tokens[plan.portrait] = conditions.portrait_tokens
-        return x + torch.stack(tokens, dim=1)
+            x = x + conditions.other_tokens[:, None]
+        else:
+            tokens = [conditions.other_tokens] * x.shape[1]
+            tokens[plan.portrait] = conditions.portrait_tokens
+            x = x + torch.stack(tokens, dim=1)
+        if self.frame_mean is None:
+            return x
+        return x + self.frame_mean(_frame_means(latents).to(x.dtype)).unsqueeze(2)
 
     def _patches(self, latents: Tensor) -> Tensor:
         """Cut ``[b, f, c, h, w]`` into tokens of cells, ``[b, f, s, c * patch * patch]``."""
@@ -321,6 +341,17 @@ class CausalWan(nn.Module):
         p, (rows, columns) = self.config.patch, grid
         cells = tokens.view(b, f, rows, columns, p, p, self.config.out_channels)
         return cells.permute(0, 1, 6, 2, 4, 3, 5).reshape(b, f, -1, rows * p, columns * p)
+
+
+def _frame_means(latents: Tensor) -> Tensor:
+    """Return the mean of each channel ``[b, f, c]``, bounded; of noise, about standard normal."""
+    cells = latents.shape[-2] * latents.shape[-1]
+    return 3 * torch.tanh(latents.mean((-2, -1)) * (cells**0.5 / 3))
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
 
 
 def _mlp(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:

@@ -38,6 +38,10 @@ class CausalWanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the output means; a noise schedule turns it into the clean estimate."""
     from_reference: bool = False
     """The network says how the clean latent differs from the reference; needs prediction x0."""
+    reference_detail: int = 0
+    """Features of the reference per cell that tokens move (see ``ReferenceDetail``); 0: none."""
+    frame_mean: bool = False
+    """Tell every token the mean of each latent channel of its frame, before the first layer."""
     qk_norm: bool = True
     """Root-mean-square norm of queries and keys over the full width."""
     eps: float = 1e-6
@@ -52,6 +56,8 @@ class CausalWanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.from_reference and self.prediction != "x0":
             raise ConfigError('from_reference adds to a clean estimate: set prediction to "x0".')
+        if self.reference_detail and not self.from_reference:
+            raise ConfigError("reference_detail adds to the reference: set from_reference.")
         if self.freq_dim % 2:
             raise ConfigError(f"freq_dim={self.freq_dim} must be even: half cosines, half sines.")
         if self.in_channels != self.out_channels and self.reference_channels < 1:

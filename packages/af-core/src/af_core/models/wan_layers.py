@@ -185,9 +185,13 @@ class Head(nn.Module):
         self.modulation = _modulation_table(2, dim)
         self.head = nn.Linear(dim, out_dim)
 
-    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """Map ``[b, f, s, dim]`` to ``[b, f, s, patch * patch * c]``; ``scale`` is 1 + scale."""
-        return self.head(modulated(x, shift, scale, self.eps))
+    def settle(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Return ``x [b, f, s, dim]`` normed and modulated; ``scale`` is 1 + scale."""
+        return modulated(x, shift, scale, self.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map settled ``[b, f, s, dim]`` to ``[b, f, s, patch * patch * c]``."""
+        return self.head(x)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

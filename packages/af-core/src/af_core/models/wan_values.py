@@ -36,6 +36,8 @@ class Conditions:
     """What each layer attends to of the prompt."""
     grid: tuple[int, int]
     """Rows and columns of tokens."""
+    detail: Tensor | None = None
+    """What cells see of the reference, ``[b, 1, s, patch * patch, width]``."""
     modulations: OrderedDict[tuple[float, ...], Modulation] = attrs.field(factory=OrderedDict)
     """Modulations already computed, by timesteps; the newest few are kept."""
 

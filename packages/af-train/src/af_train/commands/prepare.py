@@ -61,6 +61,10 @@ def _show(summary: Summary, as_json: bool, console: Console) -> None:
         console.print(f"[yellow]{outcome.status}[/yellow] {escape(outcome.detail or '')}")
     if more := summary.problems[_SHOWN:]:
         console.print(f"... and {len(more)} more")
+    if summary.ignored:
+        rest = len(summary.ignored[_SHOWN:])
+        names = ", ".join(summary.ignored[:_SHOWN]) + (f" and {rest} more" if rest else "")
+        console.print(f"ignored, no recordings: {escape(names)}")
     reasons = ", ".join(f"{name} {count}" for name, count in sorted(summary.reasons.items()))
     console.print(
         f"{summary.clips} clips ({summary.hours:.2f} h) of {summary.used + summary.partial} from "

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import attrs
 import torch
+from af_core.errors import WeightsError
 from af_core.models.tiny_vae import TinyVAE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from af_train.worlds.toon import Synthesiser, sample_clip
+from af_train.worlds.toon.driven import DRIVES
 
 NUM_LATENTS = 21
 NUM_FRAMES = 1 + 4 * (NUM_LATENTS - 1)
@@ -26,13 +28,17 @@ class LatentClips:
     """``n`` clips.
 
     ``latents`` float16 ``[n, 21, c, h, w]``, ``portraits`` float16 ``[n, c, h, w]``, ``samples``
-    int16 ``[n, 81 * 640]`` and ``mouths`` float32 ``[n, 81, 5]``.
+    int16 ``[n, 81 * 640]``, ``mouths`` float32 ``[n, 81, 5]``, ``motions`` float32 ``[n, 81, 9]``
+    in the order of ``Motion`` and ``drives`` float32 ``[n, 20, 10]``, which decided how latents
+    ``1..`` move (see ``worlds.toon.driven``).
     """
 
     latents: Tensor
     portraits: Tensor
     samples: Tensor
     mouths: Tensor
+    motions: Tensor
+    drives: Tensor
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -43,8 +49,7 @@ def make_shards(
 ) -> Iterator[Path]:
     """Render and encode clips of these seeds; shards that exist are kept. Yields each as made.
 
-    A student that minimises squared error draws the mean of all poses it cannot foresee, which
-    are ghosts: give it calm heads (``liveliness`` below 1) until an objective can choose.
+    ``liveliness`` scales how far heads and eyes move.
     """
     directory.mkdir(parents=True, exist_ok=True)
     firsts = range(seeds.start, seeds.stop, CLIPS_PER_SHARD)
@@ -66,7 +71,9 @@ def make_shards(
 def _encode(
     model: TinyVAE, synthesiser: Synthesiser, seed: int, liveliness: float
 ) -> dict[str, Tensor]:
-    clip = sample_clip(synthesiser, seed, NUM_FRAMES, liveliness=liveliness)
+    rng = torch.Generator().manual_seed(seed)
+    drives = torch.randn(NUM_LATENTS - 1, len(DRIVES), generator=rng)
+    clip = sample_clip(synthesiser, seed, NUM_FRAMES, liveliness=liveliness, drives=drives)
     stills = torch.cat([clip.portrait()[None], clip.frames()])
     with torch.autocast("cpu", torch.bfloat16):
         portrait, _ = model.encode(stills[None, :1].float() / 255)
@@ -82,6 +89,8 @@ def _encode(
         "portraits": portrait[0, 0].half(),
         "samples": samples,
         "mouths": clip.mouth,
+        "motions": torch.stack(clip.motion.tracks(), 1),
+        "drives": drives,
     }
 
 
@@ -102,7 +111,7 @@ class LatentPool:
     def refresh(self) -> None:
         """Take in new shards, if any."""
         for path in sorted(set(self._directory.glob("*.safetensors")) - set(self._shards)):
-            self._shards[path] = LatentClips(**load_file(path))
+            self._shards[path] = _read_shard(path)
 
     def take(self, chosen: Sequence[int]) -> LatentClips:
         """Return these clips, by number."""
@@ -119,3 +128,13 @@ class LatentPool:
                 for f in fields
             )
         )
+
+
+def _read_shard(path: Path) -> LatentClips:
+    tensors, fields = load_file(path), {field.name for field in attrs.fields(LatentClips)}
+    if set(tensors) != fields:
+        raise WeightsError(
+            f"{path} holds {', '.join(sorted(tensors))}; clips have {', '.join(sorted(fields))}. "
+            f"Another version made it: delete {path.parent}, and the clips are made again."
+        )
+    return LatentClips(**tensors)

@@ -1,6 +1,6 @@
 """From nothing to the embedded avatar: every stage of the toon preset, in order, resumable.
 
-    readers -> speech encoder -> autoencoder -> gate -> latents -> probe -> student
+    readers -> speech encoder -> autoencoder -> gate -> latents -> probes -> student
 
 A stage that finished has left its weights in the directory and is not repeated; one that was
 killed goes on from its last checkpoint. The gate stops the chain if the autoencoder cannot show
@@ -28,9 +28,14 @@ from af_train.metrics.toon_gate import GateReport, check_autoencoder
 from af_train.recipes.toon_audio import Listener, train_listener
 from af_train.recipes.toon_autoencoder import TOON_VAE, fit_autoencoder
 from af_train.recipes.toon_face import NUM_TRAITS, train_face_reader
-from af_train.recipes.toon_probe import MouthProbe, train_probe
+from af_train.recipes.toon_probe import (
+    MotionProbe,
+    MouthProbe,
+    train_motion_probe,
+    train_mouth_probe,
+)
 from af_train.recipes.toon_reader import train_reader
-from af_train.recipes.toon_student import TOON_WAN, train_student
+from af_train.recipes.toon_student import TOON_WAN, Probes, train_student
 
 M = TypeVar("M", bound=nn.Module)
 Gate = Literal["all", "lips", "off"]
@@ -50,11 +55,13 @@ class ToonRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Clips that the autoencoder is fitted to."""
     num_clips: int = 4096
     """Clips of 81 frames that the student learns from."""
-    liveliness: float = 0.25
-    """How much heads move, glance and blink in these clips, of what is natural."""
+    liveliness: float = 1.0
+    """How far heads move and eyes glance in these clips (`worlds.toon.driven`)."""
     probe_steps: int = 2000
     student_steps: int = 12_000
     student_batch: int = 16
+    student_begin: str | None = None
+    """Safetensors file of weights that the student begins with; None: from nothing."""
     gate_clips: int = 8
     """Clips of eight seconds that the gate looks at."""
     gate: Gate = "all"
@@ -82,7 +89,7 @@ def train_toon(directory: Path, recipe: ToonRecipe, say: Callable[[str], None]) 
     say(f"gate: {report}")
     _insist(report, recipe.gate)
     pool = chain.latents(vae)
-    chain.student(pool, listener, chain.probe(pool), vae)
+    chain.student(pool, listener, chain.probes(pool), vae)
 
 
 @attrs.frozen
@@ -139,15 +146,20 @@ class _Chain:
             self.say(f"latents: {path.name}")
         return LatentPool(folder)
 
-    def probe(self, pool: LatentPool) -> MouthProbe:
-        clips = pool.take(range(len(pool)))
-        steps = self.recipe.probe_steps
-        return self._stage(
-            "probe", MouthProbe, lambda: train_probe(self.directory / "probe", clips, steps=steps)
+    def probes(self, pool: LatentPool) -> Probes:
+        clips, steps = pool.take(range(len(pool))), self.recipe.probe_steps
+        mouth, motion = self.directory / "probe", self.directory / "motion_probe"
+        return Probes(
+            self._stage("probe", MouthProbe, lambda: train_mouth_probe(mouth, clips, steps=steps)),
+            self._stage(
+                "motion_probe",
+                MotionProbe,
+                lambda: train_motion_probe(motion, clips, steps=steps),
+            ),
         )
 
     def student(
-        self, pool: LatentPool, listener: Listener, probe: MouthProbe, vae: TinyVAE
+        self, pool: LatentPool, listener: Listener, probes: Probes, vae: TinyVAE
     ) -> CausalWan:
         return self._stage(
             "student",
@@ -156,10 +168,11 @@ class _Chain:
                 self.directory / "student",
                 pool,
                 listener.encoder,
-                probe,
+                probes,
                 vae.channel_scales(),
                 steps=self.recipe.student_steps,
                 num_clips=self.recipe.student_batch,
+                begin=self.recipe.student_begin,
             ),
         )
 

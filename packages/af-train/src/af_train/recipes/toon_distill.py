@@ -42,7 +42,7 @@ class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True, 
     num_clips: int = 4096
     """Clips of 81 frames; made in the directory's ``latents`` unless they are there."""
     liveliness: float = 1.0
-    """How much heads move and blink in them, of what is natural: an objective chooses now."""
+    """How far heads move and eyes glance in them."""
     num_frames: int = 12
     """Latent frames of a training clip."""
     gate: Literal["on", "off"] = "on"

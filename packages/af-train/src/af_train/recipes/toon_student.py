@@ -2,8 +2,8 @@
 
 Every batch draws a history of clean latents (sometimes roughened, sometimes the network's own),
 a window of noisy ones, each at its own level, and asks for the clean window. Most windows stand on
-the ladder of inference; in most of those the noise lies on the network's own last estimates, one
-step of the rolling window before. Lips weigh more than hair, and a frozen probe reads them.
+the ladder of inference; in most of those the noise lies on the network's own estimates, up to three
+steps of the rolling window before. Lips weigh more than hair, and a frozen probe reads them.
 """
 
 import random
@@ -14,14 +14,18 @@ import torch
 from af_audio.mel import MelConvEncoder
 from af_core.anchors.config import DualAnchorConfig
 from af_core.anchors.dual_anchor import DualAnchorCache
+from af_core.errors import WeightsError
 from af_core.models.causal_wan import CausalWan
 from af_core.models.wan_config import CausalWanConfig
+from safetensors.torch import load_file
 from torch import Tensor
 
+from af_train.coupling import plant
 from af_train.data.toon_latents import NUM_LATENTS, LatentClips, LatentPool
 from af_train.loop import FitConfig, Losses, fit
 from af_train.recipes.toon_audio import augment
-from af_train.recipes.toon_probe import MouthProbe, shapes_per_latent
+from af_train.recipes.toon_probe import MotionProbe, MouthProbe, per_latent
+from af_train.worlds.toon.driven import eventful
 
 TOON_WAN = CausalWanConfig(
     dim=256,
@@ -33,6 +37,8 @@ TOON_WAN = CausalWanConfig(
     in_channels=129,
     out_channels=64,
     from_reference=True,
+    reference_detail=128,
+    frame_mean=True,
     text_dim=None,
     audio_dim=64,
     audio_hidden=96,
@@ -42,29 +48,41 @@ TOON_WAN = CausalWanConfig(
 LADDER = (0.25, 0.5, 0.8, 1.0)
 """Noise levels from rung 0 up."""
 _ANCHORS = DualAnchorCache(DualAnchorConfig(temporal_budget=4))
-_EDGES = ("patch_embedding", "head", "time_embedding", "audio_proj", "audio_cond_projs")
+_EDGES = ("patch_embedding", "head", "detail", "time_embedding", "audio_proj", "audio_cond_projs")
 _WINDOW = len(LADDER)
 _HISTORY_WEIGHTS = {0: 0.1, 1: 0.05, 2: 0.05, 3: 0.05, 4: 0.4, 6: 0.35}
 _LOWEST = 0.18
 """No window is cleaner than this: below it a narrow network cannot pass the latents through."""
-_MOUTH_WEIGHT, _EYES_WEIGHT = 10.0, 1.5
+_MOUTH_WEIGHT, _EYES_WEIGHT = 10.0, 4.0
+_MOTION_WEIGHT = 1.0
+_FRESH = 0.3
+"""Share of whole windows that are nothing but fresh noise, which says all that moves in them."""
+_NEUTRAL = 0.75
+"""Share of portraits that are the neutral one; the others are frames of the clip."""
 _LIP_WEIGHTS = (3.0, 1.0, 1.0, 1.0, 1.0)
 
 
 @attrs.frozen
 class Batch:
-    """One training batch: clean latents ``[b, h + w, c, y, x]`` and what goes with them."""
+    """One training batch: clean latents ``[b, h + w, c, y, x]`` and what goes with them.
+
+    ``shapes`` and ``motions [b, h + w, 4, k]`` are what probes should read, ``drives
+    [b, h + w, n]`` what noise at the top of the ladder says.
+    """
 
     latents: Tensor
     portrait: Tensor
     audio: Tensor
     shapes: Tensor
+    motions: Tensor
+    drives: Tensor
     history: int
 
-    @property
-    def num_frames(self) -> int:
-        """Frames of history and window."""
-        return self.latents.shape[1]
+    def run(self, first: int, length: int) -> "Batch":
+        """Return these frames of the batch."""
+        frames = slice(first, first + length)
+        parts = ("latents", "audio", "shapes", "motions", "drives")
+        return attrs.evolve(self, **{name: getattr(self, name)[:, frames] for name in parts})
 
 
 def mouth_weights() -> Tensor:
@@ -85,6 +103,14 @@ def spread_error(read: Tensor, true: Tensor) -> Tensor:
     return (read.flatten(0, -2).std(0) - true.flatten(0, -2).std(0)).square().mean()
 
 
+@attrs.frozen
+class Probes:
+    """What reads lips and motion from the student's latents."""
+
+    mouth: MouthProbe
+    motion: MotionProbe
+
+
 class StudentObjective:
     """Draws batches and measures a denoiser on them."""
 
@@ -93,10 +119,10 @@ class StudentObjective:
         model: CausalWan,
         pool: LatentPool,
         ears: MelConvEncoder,
-        probe: MouthProbe,
+        probes: Probes,
         scales: Tensor,
     ) -> None:
-        self.model, self.pool, self.ears, self.probe = model, pool, ears, probe
+        self.model, self.pool, self.ears, self.probes = model, pool, ears, probes
         self.weights = mouth_weights() * channel_weights(scales)
         self.ladder = torch.tensor(LADDER)
 
@@ -105,10 +131,14 @@ class StudentObjective:
         choice = random.Random(int(torch.randint(2**31, (1,), generator=rng)))
         history = choice.choices(list(_HISTORY_WEIGHTS), list(_HISTORY_WEIGHTS.values()))[0]
         window = choice.choices((1, 2, 3, 4), (0.06, 0.06, 0.06, 0.82))[0]
+        if window == _WINDOW and choice.random() < _FRESH:
+            batch = self.draw(num_clips, history, window, rng)
+            return self._measure(batch, batch.latents[:, history:], torch.ones(num_clips, 4), rng)
         rolls = window == _WINDOW and choice.random() < rolling
-        batch = self.draw(num_clips, history, window + rolls, rng)
+        num_steps = choice.choice((1, 1, 2, 3)) if rolls else 0
+        batch = self.draw(num_clips, history, window + num_steps, rng)
         if rolls:
-            return self._rolled(batch, rng)
+            return self._rolled(batch, num_steps, rng)
         sigma = self._levels(num_clips, window, choice, rng)
         return self._measure(batch, batch.latents[:, history:], sigma, rng)
 
@@ -117,27 +147,27 @@ class StudentObjective:
         chosen = torch.randint(len(self.pool), (num_clips,), generator=rng).tolist()
         clips = self.pool.take(chosen)
         length = history + window
-        starts = torch.randint(1, NUM_LATENTS - length + 1, (num_clips,), generator=rng).tolist()
+        firsts = _firsts(clips.drives, length, rng)
+        neutral = torch.rand(num_clips, generator=rng) < _NEUTRAL
+        if not history:
+            firsts = torch.where(neutral, 1, firsts)
+        starts = firsts.tolist()
         samples = augment(clips.samples.float() / 32768, rng)
         with torch.no_grad():
             rows = self.ears(samples)[:, 1:].unflatten(1, (-1, 4))
-        shapes = (shapes_per_latent(clips.mouths) - self.probe.mean) / self.probe.std
+        shapes = self.probes.mouth.normed(per_latent(clips.mouths))
+        motions = self.probes.motion.normed(per_latent(clips.motions))
         pick = [slice(start, start + length) for start in starts]
         pick_rows = [slice(start - 1, start - 1 + length) for start in starts]
         return Batch(
             latents=torch.stack([z[p] for z, p in zip(clips.latents, pick, strict=True)]).float(),
-            portrait=self._portraits(clips, rng),
+            portrait=_portraits(clips, neutral, firsts - 1 if not history else None, rng),
             audio=torch.stack([r[p] for r, p in zip(rows, pick_rows, strict=True)]),
             shapes=torch.stack([s[p] for s, p in zip(shapes, pick_rows, strict=True)]),
+            motions=torch.stack([m[p] for m, p in zip(motions, pick_rows, strict=True)]),
+            drives=torch.stack([d[p] for d, p in zip(clips.drives, pick_rows, strict=True)]),
             history=history,
         )
-
-    def _portraits(self, clips: LatentClips, rng: torch.Generator) -> Tensor:
-        """Mostly the neutral portrait, sometimes any frame of the clip."""
-        num = len(clips)
-        moving = clips.latents[range(num), torch.randint(NUM_LATENTS, (num,), generator=rng)]
-        neutral = torch.rand(num, 1, 1, 1, generator=rng) < 0.75
-        return torch.where(neutral, clips.portraits, moving)[:, None].float()
 
     def _levels(self, num: int, window: int, choice: random.Random, rng: torch.Generator) -> Tensor:
         if choice.random() < 0.6:
@@ -149,35 +179,30 @@ class StudentObjective:
         top = torch.rand(num, window, generator=rng) < 0.15
         return torch.where(top, torch.ones(()), free)
 
-    def _rolled(self, batch: Batch, rng: torch.Generator) -> Losses:
-        """Step the rolling window once without gradients, then learn on what came of it."""
-        h = batch.history
-        before = attrs.evolve(
-            batch,
-            latents=batch.latents[:, :-1],
-            audio=batch.audio[:, :-1],
-            shapes=batch.shapes[:, :-1],
-        )
+    def _rolled(self, batch: Batch, num_steps: int, rng: torch.Generator) -> Losses:
+        """Step the rolling window without gradients, then learn on what came of it."""
+        h, length = batch.history, batch.history + _WINDOW
         sigma = self.ladder.expand(len(batch.latents), -1)
-        with torch.no_grad():
-            noisy = self._noisy(before.latents[:, h:], sigma, rng)
-            estimate = self._predict(before, noisy, sigma, before.latents[:, :h])
-        source = torch.cat([estimate[:, 1:], batch.latents[:, -1:]], 1)
-        own = torch.rand(len(source), 1, 1, 1, 1, generator=rng) < 0.7
-        newest = torch.where(own, estimate[:, :1], batch.latents[:, h : h + 1])
-        past = torch.cat([batch.latents[:, 1:h], newest], 1) if h else batch.latents[:, :0]
-        after = Batch(
-            torch.cat([past, batch.latents[:, h + 1 :]], 1),
-            batch.portrait,
-            batch.audio[:, 1:],
-            batch.shapes[:, 1:],
-            h,
-        )
-        return self._measure(after, source, sigma, rng)
+        past, window = batch.latents[:, :h], batch.latents[:, h:length]
+        for step in range(num_steps):
+            now = batch.run(step, length)
+            with torch.no_grad():
+                noisy = self._noisy(now, window, sigma, rng)
+                estimate = self._predict(now, noisy, sigma, past)
+            window = torch.cat([estimate[:, 1:], batch.run(step + 1, length).latents[:, -1:]], 1)
+            own = torch.rand(len(window), 1, 1, 1, 1, generator=rng) < 0.7
+            newest = torch.where(own, estimate[:, :1], now.latents[:, h : h + 1])
+            past = torch.cat([past[:, 1:], newest], 1) if h else past
+        after = batch.run(num_steps, length)
+        after = attrs.evolve(after, latents=torch.cat([past, after.latents[:, h:]], 1))
+        return self._measure(after, window, sigma, rng)
 
-    def _noisy(self, clean: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
+    def _noisy(self, batch: Batch, clean: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
+        """Add noise; where nothing else is left, it says what decided the clip."""
         level = sigma[:, :, None, None, None]
-        return (1 - level) * clean + level * torch.randn(clean.shape, generator=rng)
+        noise = torch.randn(clean.shape, generator=rng)
+        told = plant(noise, batch.drives[:, batch.history :])
+        return (1 - level) * clean + level * torch.where(level == 1, told, noise)
 
     def _predict(self, batch: Batch, noisy: Tensor, sigma: Tensor, past: Tensor) -> Tensor:
         frames = torch.cat([batch.portrait, past, noisy], 1)
@@ -196,41 +221,70 @@ class StudentObjective:
         rough = 0.15 * torch.rand(len(past), 1, 1, 1, 1, generator=rng)
         rough = rough * (torch.rand(len(past), 1, 1, 1, 1, generator=rng) < 0.6)
         past = past + rough * torch.randn(past.shape, generator=rng)
-        guess = self._predict(batch, self._noisy(source, sigma, rng), sigma, past)
+        guess = self._predict(batch, self._noisy(batch, source, sigma, rng), sigma, past)
         importance = ((1 - sigma) ** 2 + sigma**2) / (sigma**2 + 0.2)
         error = ((guess - truth).square() * self.weights).mean((2, 3, 4))
-        read = self.probe(guess.flatten(0, 1)).unflatten(0, guess.shape[:2])
+        shown = guess.flatten(0, 1)
+        read = self.probes.mouth(shown).unflatten(0, guess.shape[:2])
+        posed = self.probes.motion(shown).unflatten(0, guess.shape[:2])
         off = (read - batch.shapes[:, h:]).square() * torch.tensor(_LIP_WEIGHTS)
         reconstruction, sync = (error * importance).mean(), off.mean()
+        strayed = (posed - batch.motions[:, h:]).square() * self.probes.motion.trust
+        motion = strayed.mean()
         spread = spread_error(read, batch.shapes[:, h:])
         return {
-            "loss": reconstruction + 0.3 * sync + spread,
+            "loss": reconstruction + 0.3 * sync + spread + _MOTION_WEIGHT * motion,
             "reconstruction": reconstruction,
             "sync": sync,
             "spread": spread,
+            "motion": motion,
         }
+
+
+def _firsts(drives: Tensor, length: int, rng: torch.Generator) -> Tensor:
+    """Return the latent that each run of ``length`` begins with; half end with an event if any.
+
+    What happens is a function of the noise, so seeing more of the rare is no bias.
+    """
+    ends = eventful(drives)[:, length - 1 :].float() + 1e-6
+    anywhere = torch.rand(len(drives), 1, generator=rng) < 0.5
+    weights = torch.where(anywhere, torch.ones(()), ends)
+    return 1 + torch.multinomial(weights, 1, generator=rng)[:, 0]
+
+
+def _portraits(
+    clips: LatentClips, neutral: Tensor, frames: Tensor | None, rng: torch.Generator
+) -> Tensor:
+    """Return the neutral portraits where told so, elsewhere these frames of the clips, or any."""
+    anywhere = torch.randint(NUM_LATENTS, (len(clips),), generator=rng)
+    moving = clips.latents[range(len(clips)), anywhere if frames is None else frames]
+    return torch.where(neutral[:, None, None, None], clips.portraits, moving)[:, None].float()
 
 
 def train_student(
     directory: Path,
     pool: LatentPool,
     ears: MelConvEncoder,
-    probe: MouthProbe,
+    probes: Probes,
     scales: Tensor,
     *,
     steps: int = 10_000,
     num_clips: int = 16,
     seed: int = 0,
     learning_rate: float = 0.01,
+    begin: str | None = None,
 ) -> CausalWan:
     """Train for ``steps``, taking in new shards of latents on the way; resumable.
 
-    ``scales [c]`` says how far each latent channel moves the picture.
+    ``scales [c]`` says how far each latent channel moves the picture; ``begin`` names weights to
+    begin with, which may lack parts that start with nothing to add.
     """
     torch.manual_seed(seed)
     model = CausalWan(TOON_WAN)
     calm_start(model)
-    objective = StudentObjective(model, pool, ears, probe, scales)
+    if begin is not None:
+        begin_with(model, Path(begin))
+    objective = StudentObjective(model, pool, ears, probes, scales)
 
     def losses_at(step: int) -> Losses:
         if step % 50 == 0:
@@ -248,6 +302,17 @@ def train_student(
     )
     model.load_state_dict(fit(model, losses_at, config, directory))
     return model.eval()
+
+
+def begin_with(model: CausalWan, path: Path) -> None:
+    """Load weights; only reference detail and frame mean may be missing."""
+    missing, unknown = model.load_state_dict(load_file(path), strict=False)
+    needed = [name for name in missing if not name.startswith(("detail.", "frame_mean."))]
+    if needed or unknown:
+        raise WeightsError(
+            f"{path} does not fit the toon denoiser: {len(needed)} tensors missing "
+            f"({', '.join(needed[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])})."
+        )
 
 
 @torch.no_grad()

@@ -151,7 +151,16 @@ def num_parameters(c: CausalWanConfig) -> int:
     time = c.freq_dim * c.dim + c.dim + c.dim * c.dim + c.dim + 6 * (c.dim * c.dim + c.dim)
     head = c.dim * cell * c.out_channels + cell * c.out_channels + 2 * c.dim
     text = 0 if c.text_dim is None else c.text_dim * c.dim + c.dim + c.dim * c.dim + c.dim
-    return layers + patches + time + head + text + _audio(c)
+    mean = (c.out_channels + c.dim + 2) * c.dim if c.frame_mean else 0
+    return layers + patches + time + head + text + mean + _detail(c) + _audio(c)
+
+
+def _detail(c: CausalWanConfig) -> int:
+    width = c.reference_detail
+    if not width:
+        return 0
+    look = 9 * c.out_channels * width + width
+    return look + c.patch**2 * width * (c.dim + 1) + width * c.out_channels
 
 
 def _audio(c: CausalWanConfig) -> int:

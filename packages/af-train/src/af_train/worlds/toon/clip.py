@@ -8,6 +8,7 @@ from af_core.geometry import VIDEO_FPS
 from torch import Tensor
 
 from af_train.worlds.toon import visemes
+from af_train.worlds.toon.driven import driven_motion
 from af_train.worlds.toon.identity import Identity, sample_identity
 from af_train.worlds.toon.motion import Motion, sample_motion, still
 from af_train.worlds.toon.renderer import TOON_SIZE, render
@@ -53,14 +54,19 @@ def sample_clip(
     num_frames: int,
     voices: tuple[str, ...] = TRAIN_VOICES,
     liveliness: float = 1.0,
+    drives: Tensor | None = None,
 ) -> Clip:
     """Return the clip of this seed. The identity depends on the seed alone, not on the length.
 
-    ``liveliness`` scales motion that does not follow from the speech (see ``motion``).
+    ``liveliness`` scales motion that does not follow from the speech (see ``motion``). With
+    ``drives``, these numbers decide it instead of the seed (see ``driven``).
     """
     identity = sample_identity(random.Random(f"identity {seed}"))
     rng = random.Random(f"speech {seed}")
     speech = random_speech(synthesiser, rng, num_frames / VIDEO_FPS, voices)
     mouth = torch.from_numpy(visemes.mouth_track(speech.phonemes, num_frames))
-    motion = sample_motion(mouth[:, 0], torch.Generator().manual_seed(seed), liveliness)
+    if drives is None:
+        motion = sample_motion(mouth[:, 0], torch.Generator().manual_seed(seed), liveliness)
+    else:
+        motion = driven_motion(mouth[:, 0], drives, liveliness)
     return Clip(identity, speech, mouth, motion)

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_BLINK = (0.35, 0.9, 1.0, 0.7, 0.3)
+BLINK = (0.35, 0.9, 1.0, 0.7, 0.3)
+"""How far lids are shut in the frames of a blink."""
 
 
 @attrs.frozen
@@ -46,8 +47,7 @@ def sample_motion(mouth_open: Tensor, rng: torch.Generator, liveliness: float = 
     lids blink. What follows the speech stays as it is.
     """
     length = len(mouth_open)
-    padded = F.pad(mouth_open[None, None], (4, 4), mode="replicate")
-    energy = F.avg_pool1d(padded, 9, 1)[0, 0]
+    energy = speech_energy(mouth_open)
 
     def drift(sigma: int, amplitude: float) -> Tensor:
         return _smooth_noise(length, sigma, amplitude * liveliness, rng)
@@ -65,6 +65,12 @@ def sample_motion(mouth_open: Tensor, rng: torch.Generator, liveliness: float = 
         blink=_blinks(length, rng, liveliness),
         brow=drift(14, 0.35) + 0.8 * (energy - 0.3),
     )
+
+
+def speech_energy(mouth_open: Tensor) -> Tensor:
+    """Return the mean opening over nine frames about each, ``[t]``."""
+    padded = F.pad(mouth_open[None, None], (4, 4), mode="replicate")
+    return F.avg_pool1d(padded, 9, 1)[0, 0]
 
 
 def _smooth_noise(length: int, sigma: int, amplitude: float, rng: torch.Generator) -> Tensor:
@@ -86,10 +92,10 @@ def _saccades(length: int, rng: torch.Generator) -> Tensor:
 
 
 def _blinks(length: int, rng: torch.Generator, liveliness: float) -> Tensor:
-    blink = torch.zeros(length + len(_BLINK))
+    blink = torch.zeros(length + len(BLINK))
     frame = int(torch.randint(5, 60, (1,), generator=rng))
     while frame < length:
         if torch.rand((), generator=rng) < liveliness:
-            blink[frame : frame + len(_BLINK)] = torch.tensor(_BLINK)
+            blink[frame : frame + len(BLINK)] = torch.tensor(BLINK)
         frame += int(torch.randint(35, 110, (1,), generator=rng))
     return blink[:length]

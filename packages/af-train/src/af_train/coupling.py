@@ -1,0 +1,34 @@
+"""Noise that says what will happen: standard normal numbers hidden in a block's noise.
+
+Where nothing foretells the data, regression from independent noise averages it. If instead the
+numbers that decided a clip are functions of the noise it is learned from, the map from noise to
+clip is single-valued and regression finds it, as it does along a teacher's trajectories. Number
+``k`` is the mean of noise channel ``k`` times the root of its cells; noise drawn freely has such
+numbers too, so a trained network is used as any other.
+"""
+
+import torch
+from af_core.errors import ShapeError
+from torch import Tensor
+
+
+def plant(noise: Tensor, numbers: Tensor) -> Tensor:
+    """Return ``noise [..., c, h, w]``, standard normal, that says ``numbers [..., n]``, ``n <= c``.
+
+    If the numbers are standard normal and independent, so is what is returned.
+    """
+    count = numbers.shape[-1]
+    if count > noise.shape[-3]:
+        raise ShapeError(f"{count} numbers need as many channels; the noise has {noise.shape[-3]}.")
+    change = (numbers - read(noise, count)) / _root_of_cells(noise)
+    told = noise[..., :count, :, :] + change[..., None, None]
+    return torch.cat([told, noise[..., count:, :, :]], -3)
+
+
+def read(noise: Tensor, count: int) -> Tensor:
+    """Return the first ``count`` numbers that ``noise [..., c, h, w]`` says, ``[..., count]``."""
+    return noise[..., :count, :, :].mean((-2, -1)) * _root_of_cells(noise)
+
+
+def _root_of_cells(noise: Tensor) -> float:
+    return float((noise.shape[-2] * noise.shape[-1]) ** 0.5)
