@@ -176,6 +176,11 @@ class Supervisor:
         """The process that the others come from."""
         return self._ward.nursery_pid
 
+    @property
+    def heir_pid(self) -> int | None:
+        """The process that takes the nursery's place if it ends; None while there is none."""
+        return self._ward.heir_pid
+
     def close(self) -> None:
         """End all stages."""
         self._is_closing = True
