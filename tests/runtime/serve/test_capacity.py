@@ -148,8 +148,9 @@ def test_serve_takes_on_what_was_measured(tmp_path):
     worker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert worker.stderr.readline().startswith("serving toon at tcp://")
-        line = worker.stderr.readline()
-        assert "5 sessions at a time, 2 may wait, batching on" in line and str(capacity) in line
+        line, why = worker.stderr.readline(), worker.stderr.readline()
+        assert line == "5 sessions at a time, 2 may wait, batching on\n"
+        assert why.startswith("5 sessions in real time were measured on ") and str(capacity) in why
     finally:
         worker.kill()
         worker.wait()

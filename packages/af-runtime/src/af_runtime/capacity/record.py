@@ -118,7 +118,10 @@ def recall(path: Path, key: Key) -> tuple[Capacity | None, str]:
     if found.sessions < 1:
         again = "Measure again while nothing else runs: af-runtime bench --sessions auto"
         return None, f"{path} says that this machine holds no session in real time. {again}"
-    return found, f"{found.sessions} sessions, as measured on {found.measured}: {path}"
+    return (
+        found,
+        f"{found.sessions} sessions in real time were measured on {found.measured}: {path}",
+    )
 
 
 def _digest(pipeline: Pipeline) -> str:
