@@ -83,4 +83,8 @@ def samples():
         (s.Moved(session="s", endpoint="tcp://b:5700", resume_token="new"), {}),
         (c.Open(**OF, video_limit=8, portrait="iris", traceparent=TRACEPARENT), {}),
         (s.Stats(**OF, frames=4, draw_us=38_000, wait_us=210, stages_us=STAGES), {}),
+        (
+            s.Media(**OF, epoch=1, pts=1920, segment=2, num_samples=640, num_skipped=1280),
+            {"video": PICTURE, "audio": SOUND},
+        ),
     ]

@@ -45,10 +45,16 @@ def staged(source=None, policy=PATIENT, **options):
     try:
         with run_stages(source or tiny_source(), StageOptions(policy=policy, **options)) as running:
             yield running
-            pids = [*running.supervisor.pids, running.supervisor.nursery_pid]
+            one = running.supervisor
+            pids = [*one.pids, *filter(None, (one.nursery_pid, one.heir_pid))]
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
         assert not any(map(is_alive, pids))
+
+
+def parent(pid):
+    """The process that a process was forked from, if that one runs."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def is_alive(pid):

@@ -118,6 +118,18 @@ def test_the_key_follows_options_and_weights_and_not_where_they_lie():
     assert key_of(open_pipeline("toon"), 1) != plain
 
 
+def test_the_key_follows_weights_that_a_pipeline_file_names_beside_itself(tmp_path, monkeypatch):
+    own = open_pipeline("toon").stages["decoder"].config.weights
+    weights = Path(open_pipeline("toon").origin).parent / own
+    (tmp_path / "mine.yaml").write_text("extends: toon\ndecoder: {weights: mine.safetensors}\n")
+    (tmp_path / "mine.safetensors").write_bytes(weights.read_bytes())
+    before = key_of(open_pipeline(str(tmp_path / "mine.yaml")), 2)
+    monkeypatch.chdir(tmp_path)
+    assert key_of(open_pipeline("mine.yaml"), 2) == before
+    (tmp_path / "mine.safetensors").write_bytes(weights.read_bytes() + b" ")
+    assert key_of(open_pipeline("mine.yaml"), 2).pipeline != before.pipeline
+
+
 def test_the_command_writes_what_was_found_where_serve_looks(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("AF_CACHE", str(tmp_path))
     told = []
@@ -148,8 +160,9 @@ def test_serve_takes_on_what_was_measured(tmp_path):
     worker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert worker.stderr.readline().startswith("serving toon at tcp://")
-        line = worker.stderr.readline()
-        assert "5 sessions at a time, 2 may wait, batching on" in line and str(capacity) in line
+        line, why = worker.stderr.readline(), worker.stderr.readline()
+        assert line == "5 sessions at a time, 2 may wait, batching on\n"
+        assert why.startswith("5 sessions in real time were measured on ") and str(capacity) in why
     finally:
         worker.kill()
         worker.wait()

@@ -32,7 +32,8 @@ def test_the_embedded_avatar_is_served_pinged_and_ended(tmp_path):
     worker = subprocess.Popen([COMMAND, "serve", *options], stderr=subprocess.PIPE, text=True)
     try:
         endpoint = worker.stderr.readline().split()[-1]
-        told = json.loads(af_runtime("ping", endpoint, "--json").stdout)
+        told = json.loads(af_runtime("ping", "--connect", endpoint, "--json").stdout)
+        assert json.loads(af_runtime("ping", endpoint, "--json").stdout)["preset"] == told["preset"]
         assert (told["preset"], told["width"]) == ("toon", 128)
         sound = write_wav(tmp_path / "speech.wav", speech(8_000))
         done = af_runtime("say", "iris", sound, "-o", tmp_path / "a.mp4", "--connect", endpoint)

@@ -4,63 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from af_core.geometry import SAMPLES_PER_FRAME
-from af_runtime.hosting import Hosted
 from af_runtime.messages import from_client as c
 from af_runtime.messages import from_server as s
 from af_runtime.messages.codes import Code
-from af_runtime.metrics import Metrics
-from af_runtime.session.state import Rules, Session
-
-FRAME = SAMPLES_PER_FRAME
-BLOCK = 4
-
-
-class Stage:
-    """A hosted session under a clock, with an avatar that draws when it is told to."""
-
-    def __init__(self, late_policy="repeat", video_limit=10**6):
-        rules = Rules(BLOCK, lookahead_frames=0, pacing="realtime")
-        session = Session("s", rules, late_policy=late_policy, video_limit=video_limit)
-        self.metrics = Metrics()
-        self.hosted = Hosted(session, b"peer", 0, 0.0, self.metrics)
-        self.hosted.seen()
-        self.now = 100.0
-        self.block = None
-        self.log = []  # (time, message)
-        self.seq = 0
-
-    def say(self, kind, pcm=None, **fields):
-        self.seq += 1
-        self.hosted.receive(kind(session="s", seq=self.seq, **fields), pcm, self.now)
-
-    def draw(self):
-        if self.block is not None:
-            size = len(self.block.samples) // FRAME
-            self.block = None
-            self.hosted.drawn(np.zeros((size, 2, 2, 3), np.uint8), 0.0)
-
-    def turn(self, seconds, *, drawing=True):
-        """Let time pass in steps of 5 ms; the avatar draws at once, or not at all."""
-        end = self.now + seconds - 1e-9
-        while self.now < end:
-            self.now += 0.005
-            self.hosted.advance(self.now)
-            self.block = self.hosted.feed() or self.block
-            if drawing:
-                self.draw()
-            self.log += [(self.now, message) for message, _ in self.hosted.outgoing()]
-
-    def media(self, *kinds):
-        found = [(at, m) for at, m in self.log if isinstance(m, s.Media)]
-        return [(at, m) for at, m in found if not kinds or m.kind in kinds]
-
-    def warnings(self):
-        return [m.code for _, m in self.log if isinstance(m, s.Warn)]
+from paced_session import BLOCK, FRAME, PacedSession
 
 
 def test_there_are_25_frames_in_a_second_at_even_times():
-    stage = Stage()
+    stage = PacedSession()
     stage.turn(2.0)
     times = np.array([at for at, _ in stage.media()])
     assert len(times) == 50
@@ -69,7 +20,7 @@ def test_there_are_25_frames_in_a_second_at_even_times():
 
 
 def test_speech_that_comes_in_real_time_is_sent_without_a_gap():
-    stage = Stage()
+    stage = PacedSession()
     stage.turn(0.3)
     for _ in range(100):
         stage.say(c.Audio, np.ones(FRAME // 2, np.float32), segment=0, epoch=0)
@@ -81,7 +32,7 @@ def test_speech_that_comes_in_real_time_is_sent_without_a_gap():
 
 
 def test_a_gap_in_speech_is_told_once_and_counted_by_the_block():
-    stage = Stage()
+    stage = PacedSession()
     stage.say(c.Audio, np.ones(6 * FRAME, np.float32), segment=0, epoch=0)
     stage.turn(1.0)
     assert stage.warnings() == [Code.AUDIO_UNDERRUN]
@@ -90,7 +41,7 @@ def test_a_gap_in_speech_is_told_once_and_counted_by_the_block():
 
 
 def test_a_late_block_is_covered_by_the_last_picture():
-    stage = Stage("repeat")
+    stage = PacedSession("repeat")
     stage.turn(0.2)
     stage.turn(0.4, drawing=False)
     stage.turn(0.4)
@@ -102,7 +53,7 @@ def test_a_late_block_is_covered_by_the_last_picture():
 
 
 def test_a_late_block_stretches_time():
-    stage = Stage("stretch")
+    stage = PacedSession("stretch")
     stage.turn(0.2)
     stage.turn(0.4, drawing=False)
     stage.turn(0.4)
@@ -113,7 +64,7 @@ def test_a_late_block_stretches_time():
 
 
 def test_pictures_of_a_late_block_are_dropped_and_their_sound_is_not():
-    stage = Stage("drop")
+    stage = PacedSession("drop")
     stage.say(c.Audio, np.ones(40 * FRAME, np.float32), segment=0, epoch=0)
     stage.turn(0.2)
     stage.turn(0.5, drawing=False)
@@ -127,7 +78,7 @@ def test_pictures_of_a_late_block_are_dropped_and_their_sound_is_not():
 
 
 def test_without_credit_time_stands_still_and_nothing_is_late():
-    stage = Stage(video_limit=5)
+    stage = PacedSession(video_limit=5)
     stage.turn(1.0)
     assert len(stage.media()) == 5
     stage.say(c.VideoCredit, video_limit=100)
@@ -138,7 +89,7 @@ def test_without_credit_time_stands_still_and_nothing_is_late():
 
 
 def test_the_worker_draws_no_further_ahead_than_its_lead():
-    stage = Stage()
+    stage = PacedSession()
     for _ in range(100):
         stage.turn(0.01)
         assert len(stage.hosted.session.ready) < 2 * BLOCK
@@ -146,7 +97,7 @@ def test_the_worker_draws_no_further_ahead_than_its_lead():
 
 @pytest.mark.parametrize("mode", ["now", "block"])
 def test_after_an_interruption_no_old_sound_is_sent(mode):
-    stage = Stage()
+    stage = PacedSession()
     stage.say(c.Audio, np.ones(40 * FRAME, np.float32), segment=0, epoch=0)
     stage.turn(0.3)
     assert stage.media("speech")
@@ -160,7 +111,7 @@ def test_after_an_interruption_no_old_sound_is_sent(mode):
 
 
 def test_what_happens_is_counted():
-    stage = Stage()
+    stage = PacedSession()
     stage.turn(0.2)
     stage.turn(0.5, drawing=False)
     page = stage.metrics.page().decode()

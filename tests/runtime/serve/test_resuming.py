@@ -362,3 +362,48 @@ def test_what_is_kept_is_bounded_and_what_was_heard_is_forgotten():
     for _ in range(40):
         history.add(s.Media(session="x", epoch=0, pts=0), large)
     assert history.next_seq - history.first_seq == 64 // 3
+
+
+def test_who_is_cut_off_keeps_the_place_and_who_came_from_the_line_can_be_cut_off_too():
+    avatar, samples = tiny_avatar(), speech(60 * FRAME)
+    places = {"max_sessions": 1, "max_sessions_per_client": 2, "queue": 1}
+    with serving(avatar, ZmqServer("tcp://127.0.0.1:*"), **places) as service:
+        port = int(service.transport.endpoint.rpartition(":")[2])
+        waits, ledgers, may_speak = threading.Event(), [Ledger(), Ledger()], threading.Event()
+
+        def speak(seed, proxy, until):
+            """Say all samples, cut off between them, and end when it may."""
+            endpoint = f"tcp://127.0.0.1:{proxy.port}"
+            with AvatarClient(link=Link(ZmqClient(endpoint), endpoint)) as client:
+                stream = client.open(
+                    "ada", seed=seed, pacing="fast", window=8, on_queued=lambda _: waits.set()
+                )
+                reader = threading.Thread(target=ledgers[seed].take, args=(stream,))
+                reader.start()
+                assert until.wait(20)
+                for piece in np.array_split(samples, 4):
+                    stream.push_audio(piece, 16_000)
+                    proxy.cut()
+                    time.sleep(0.05)
+                stream.finish()
+                reader.join(30)
+
+        proxies = [TcpProxy(port) for _ in range(2)]
+        first, second = (
+            threading.Thread(target=speak, args=(seed, proxies[seed], until), daemon=True)
+            for seed, until in enumerate((waits, may_speak))
+        )
+        first.start()
+        while not service.server.num_sessions:
+            time.sleep(0.01)
+        second.start()
+        first.join(60)
+        assert waits.is_set() and not ledgers[1].frames
+        may_speak.set()
+        second.join(60)
+        for seed, ledger in enumerate(ledgers):
+            ledger.check()
+            want = expected(avatar, face(avatar), samples, seed)
+            np.testing.assert_array_equal(ledger.video, want)
+            assert proxies[seed].num_cuts
+            proxies[seed].close()

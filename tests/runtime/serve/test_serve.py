@@ -97,6 +97,28 @@ def test_speech_of_another_rate_is_resampled_by_the_client():
         assert sum(frame.num_samples for frame in frames) == 16_000
 
 
+def test_credit_that_crosses_the_end_of_its_session_is_no_mistake():
+    with serving() as service:
+        line = service.transport.connect()
+
+        def say(message):
+            line.send(encode(message))
+
+        def answer():
+            return decode_from_server(line.receive(20)).message
+
+        say(c.Hello(min_version=1, max_version=1))
+        say(c.Open(session="x", portrait="ada", video_limit=0))
+        say(c.Close(session="x", seq=1))
+        say(c.VideoCredit(session="x", seq=2, video_limit=9))
+        say(c.VideoCredit(session="y", seq=2, video_limit=9))
+        kinds = [answer() for _ in range(3)]
+        assert [type(one) for one in kinds] == [s.HelloOk, s.Closed, s.Error]
+        assert (kinds[2].session, kinds[2].code) == ("y", Code.SESSION_UNKNOWN)
+        say(c.Open(session="x", portrait="ada", video_limit=0))
+        assert isinstance(answer(), s.Opened)
+
+
 def test_a_segment_is_reported_with_its_position_while_the_session_goes_on():
     with serving() as service, service.client() as client:
         stream = client.open("ada", pacing="fast")

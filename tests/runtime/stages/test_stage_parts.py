@@ -24,9 +24,9 @@ import sys, time
 from staging import staged, tiny_source
 with staged(tiny_source()) as running:
     s = running.supervisor
-    while not s.has_spare:
+    while not (s.has_spare and s.heir_pid):
         time.sleep(0.01)
-    print(*s.pids, s.nursery_pid, running.folder.path, flush=True)
+    print(*s.pids, s.nursery_pid, s.heir_pid, running.folder.path, flush=True)
     time.sleep(1e6)
 """
 
@@ -37,7 +37,7 @@ def test_what_a_killed_worker_leaves_is_gone_or_found(tmp_path):
         [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, env=environment, text=True
     )
     *pids, folder = owner.stdout.readline().split()
-    assert len(pids) == 5 and all(is_alive(int(pid)) for pid in pids)
+    assert len(pids) == 6 and all(is_alive(int(pid)) for pid in pids)
     assert Path(folder).parent == tmp_path and Path(folder).stat().st_mode & 0o777 == 0o700
     named = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
     assert not [path for path in named if path.name.startswith("af-")]

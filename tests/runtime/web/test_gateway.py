@@ -197,8 +197,7 @@ def test_a_page_that_goes_leaves_its_place(bar_avatar):
                     await one.start()
                     await two.start()
                     await three.say("start", portrait="iris")
-                    refused = await three.report("error")
-                    assert refused["code"] == "admit.full" and "places" in refused["message"]
+                    assert (await three.report("queued"))["position"] == 1
 
     asyncio.run(told())
 
@@ -304,3 +303,18 @@ def test_with_a_token_the_link_is_needed_once(bar_avatar):
                     assert not socket.closed
 
     asyncio.run(told())
+
+
+def test_a_page_that_finds_no_place_is_told_where_it_stands_and_gets_the_next(bar_avatar):
+    async def story():
+        async with asyncio.timeout(60), demo(bar_avatar) as there, page_of(there) as third:
+            async with page_of(there) as first, page_of(there) as second:
+                await first.start()
+                await second.start()
+                await third.say("start", portrait="iris")
+                place = await third.report("queued")
+                assert place["position"] == 1 and place["retry_after_s"] > 0
+            await third.report("ready")
+            await third.until(lambda: third.frames)
+
+    asyncio.run(story())

@@ -3,6 +3,7 @@
 A session that may not come in has an objection, which is a code and a sentence.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from af_runtime.quotas import Quotas
 from af_runtime.session.state import Phase, Rules, Session
 from af_runtime.transport.base import Peer
 from af_runtime.waiting import Line
+
+ENDED = 256
+"""Sessions that have ended, of which it is still known."""
 
 
 @attrs.frozen
@@ -63,6 +67,7 @@ class Admission:
         """Those that have a place and those that wait, by stream."""
         self.line = Line(limits.max_sessions, limits.queue)
         self.peers: dict[Peer, Heard] = {}
+        self._ended: deque[tuple[Peer, str]] = deque(maxlen=ENDED)
 
     @property
     def num_placed(self) -> int:
@@ -82,10 +87,22 @@ class Admission:
         """Return a session of a connection by its name."""
         return next((one for one in self.of(peer) if one.session.name == name), None)
 
-    def known(self, peer: Peer, name: str) -> Hosted:
-        """Return a session of a connection by its name; raises `ProtocolError`."""
+    def leave(self, hosted: Hosted) -> bool:
+        """Forget a session that has ended; return whether it had a place until now."""
+        was_waiting = self.line.leave(hosted.stream)
+        had_place = self.sessions.pop(hosted.stream, None) is not None and not was_waiting
+        self._ended.append((hosted.peer, hosted.session.name))
+        return had_place
+
+    def known(self, peer: Peer, message: client.InSession) -> Hosted | None:
+        """Return the session of a connection that a message is for; raises `ProtocolError`.
+
+        None for credit of one that has ended: it was sent before its client could know.
+        """
+        name = message.session
         hosted = self.find(peer, name)
-        if hosted is None:
+        is_late = isinstance(message, client.VideoCredit) and (peer, name) in self._ended
+        if hosted is None and not is_late:
             text = f"There is no session {name!r} of this connection."
             raise ProtocolError(Code.SESSION_UNKNOWN, text, name)
         return hosted
@@ -104,6 +121,8 @@ class Admission:
         heard, strange = self.peers.get(peer), []
         if heard is None or heard.user != user:
             strange = self.of(peer)
+            for one in strange:
+                one.peer = b""
             heard = self.peers[peer] = Heard(user)
         heard.at_s = now_s
         return strange

@@ -5,6 +5,7 @@ until a message has followed, since the answer that holds the new one may be los
 """
 
 import hmac
+import logging
 import queue
 import secrets
 from collections import OrderedDict
@@ -24,6 +25,8 @@ from af_runtime.moving import Moving, packed, unpacked
 from af_runtime.session.state import Phase, Session
 from af_runtime.transport.base import Peer
 from af_runtime.worker import Kept, Worker
+
+log = logging.getLogger(__name__)
 
 HELD_S = 5.0
 """How long a session stands still after SNAPSHOT, unless RELEASE ends it."""
@@ -167,6 +170,7 @@ class Handing:
             return False
         peer, name = self._restoring.pop(hosted.stream)
         token = self._tokens[hosted.stream].value
+        log.info("session came from another worker", extra=hosted.told)
         answer = server.RestoreOk(session=name, resume_token=token, resume_ttl_ms=self.ttl_ms)
         self._desk.say(peer, answer)
         return True
@@ -255,6 +259,7 @@ class Handing:
         moved = server.Moved(session=hosted.session.name, endpoint=endpoint, resume_token=token)
         if not hosted.is_detached:
             self._desk.say(hosted.peer, moved)
+        log.info("session moves to %s", endpoint, extra=hosted.told)
         self._desk.forget(hosted, moved)
         self._moved_s = self._desk.clock()
 

@@ -14,7 +14,7 @@ from af_runtime.messages.fields import Message
 from af_runtime.metrics import Metrics
 from af_runtime.observing import Observer, stats
 from af_runtime.pacing import SLOT_S, Pacer
-from af_runtime.session.drawing import drawn, feed, forgotten
+from af_runtime.session.drawing import drawn, fallen_behind, feed, forgotten
 from af_runtime.session.history import History
 from af_runtime.session.receiving import opened, receive
 from af_runtime.session.reports import closed
@@ -147,6 +147,8 @@ class Hosted:
         self._number()
         self._unsent = deque(self.history.since(next_seq))
         self.history.heard(next_seq)
+        if self.is_detached:
+            self._lose(now_s - self.detached_s)
         self.peer, self.detached_s = peer, NEVER
         self._pacer = self._pacer and self._pacer.held(now_s)
 
@@ -275,9 +277,12 @@ class Hosted:
             return None
         if not session.has_video_credit or late_s > STALL_S:
             self._pacer = self._pacer.held(now_s)
-            late_s = 0.0
         if not session.has_video_credit:
             return None
+        if late_s > STALL_S:
+            self._lose(late_s)
+            late_s = 0.0
+        session = self.session
         return self._shown(now_s, late_s) if session.ready else self._missed(late_s)
 
     def _shown(self, now_s: float, late_s: float) -> Step:
@@ -308,6 +313,10 @@ class Hosted:
         self._miss()
         self._pacer = self._pacer.after()
         return repeat(self.session)
+
+    def _lose(self, seconds: float) -> None:
+        """Time has passed in which nothing could be shown: speech is so much later now."""
+        self.session = fallen_behind(self.session, round(seconds / SLOT_S))
 
     def _miss(self) -> None:
         """Count and tell that frames begin to be late."""

@@ -44,6 +44,8 @@ def _note_queues(metrics: Metrics, sessions: list[Session], hosted: Iterable[Hos
     metrics.queues.labels("speech").set(sum(waiting))
     metrics.queues.labels("outgoing").set(sum(one.num_outgoing for one in hosted))
     metrics.lead.set(max((len(one.ready) for one in sessions), default=0) / VIDEO_FPS)
+    behind = max((one.frames_behind for one in sessions), default=0)
+    metrics.behind.set(behind / VIDEO_FPS)
     if sessions:
         video = min(one.video_limit - one.num_sent for one in sessions) / VIDEO_FPS
         audio = min(one.audio_limit - one.num_received for one in sessions) / AUDIO_HZ

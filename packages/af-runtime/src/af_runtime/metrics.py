@@ -58,6 +58,10 @@ class Metrics:
         self.frames = counter("af_frames_total", "Frames sent.", ["kind"])
         self.dropped = counter("af_frames_dropped_total", "Pictures not sent.", ["reason"])
         self.underruns = counter("af_audio_underruns_total", "Blocks with silence for speech.")
+        self.behind = gauge("af_behind_seconds", "Speech shown late, the most of a session.")
+        self.skipped_s = counter(
+            "af_pauses_skipped_seconds_total", "Pauses of speakers left out to catch up."
+        )
         self.new_speech_s = timer(
             "af_interrupt_to_new_speech_seconds",
             "From INTERRUPT to the first frame of speech of the new epoch.",

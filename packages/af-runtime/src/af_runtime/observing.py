@@ -173,7 +173,9 @@ class Observer:
         if "audio" in arrays:
             metrics.skew_s.observe((message.pts - self._shown_pts) / AUDIO_HZ)
         if message.num_samples:
-            seconds = message.num_samples / AUDIO_HZ
+            skipped_s = message.num_skipped / AUDIO_HZ
+            metrics.skipped_s.inc(skipped_s)
+            seconds = message.num_samples / AUDIO_HZ + skipped_s
             age_s = self._arrivals.shown(message.segment, seconds, self._clock())
             if age_s is not None:
                 metrics.delay_s.observe(age_s)

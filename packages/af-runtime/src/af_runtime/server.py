@@ -226,8 +226,7 @@ class Server:
             self._forget(hosted)
 
     def _forget(self, hosted: Hosted, moved: server.Moved | None = None) -> None:
-        was_waiting = self.admission.line.leave(hosted.stream)
-        if self._sessions.pop(hosted.stream, None) is None or was_waiting:
+        if not self.admission.leave(hosted):
             return
         lasted_s = self._clock() - hosted.opened_s
         self._worker.forget(hosted.stream)
@@ -314,8 +313,9 @@ class Server:
             case client.Resume() | client.Snapshot() | client.Restore() | client.Release():
                 self._handing.handle(peer, message, packet.arrays)
             case _:
-                hosted = self.admission.known(peer, message.session)
-                self._converse(hosted, message, packet.arrays.get("pcm"))
+                hosted = self.admission.known(peer, message)
+                if hosted is not None:
+                    self._converse(hosted, message, packet.arrays.get("pcm"))
 
     def _converse(self, hosted: Hosted, message: client.InSession, pcm: Any) -> None:
         if hosted.is_held:

@@ -335,8 +335,8 @@ def main() -> None:
     try:
         app()
     except UnknownNameError as error:
-        _console.print(f"[red]error[/red] {escape(str(error))}")
+        _console.print(f"[red]error:[/red] {escape(str(error))}")
         raise SystemExit(_USAGE) from None
     except AvatarForcingError as error:
-        _console.print(f"[red]error[/red] {escape(str(error))}")
+        _console.print(f"[red]error:[/red] {escape(str(error))}")
         raise SystemExit(_BAD_CONFIG) from None

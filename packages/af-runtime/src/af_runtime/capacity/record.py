@@ -6,10 +6,8 @@ for which; where anything differs it is not used, and the notice says what diffe
 
 import hashlib
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -18,6 +16,7 @@ from af_core.graph.checked import Pipeline
 from af_runtime.benchmark_report import cpu_name
 from af_runtime.errors import RequestError
 from af_runtime.outputs import replacing
+from af_runtime.recording.origin import config_fields
 from af_runtime.text.model_hash import hash_of_large_file
 from af_runtime.text.places import user_cache
 
@@ -118,27 +117,18 @@ def recall(path: Path, key: Key) -> tuple[Capacity | None, str]:
     if found.sessions < 1:
         again = "Measure again while nothing else runs: af-runtime bench --sessions auto"
         return None, f"{path} says that this machine holds no session in real time. {again}"
-    return found, f"{found.sessions} sessions, as measured on {found.measured}: {path}"
+    return (
+        found,
+        f"{found.sessions} sessions in real time were measured on {found.measured}: {path}",
+    )
 
 
 def _digest(pipeline: Pipeline) -> str:
-    lines = [f"precision={pipeline.spec.precision}", *sorted(_lines(pipeline))]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
-
-
-def _lines(pipeline: Pipeline) -> Iterator[str]:
-    """Yield every option of every stage; a file counts by what is in it, not by its name."""
-    for stage in pipeline.stages.values():
-        yield f"{stage.name}={stage.label}@{stage.version}"
-        for name, value in _options(stage.config).items():
-            is_file = isinstance(value, str) and Path(value).is_file()
-            yield f"{stage.name}.{name}={hash_of_large_file(Path(value)) if is_file else value}"
-
-
-def _options(config: Any) -> dict[str, Any]:
-    if not isinstance(config, msgspec.Struct):
+    """Return the digest of what a recording of this pipeline would name as its origin."""
+    if not all(isinstance(one.config, msgspec.Struct) for one in pipeline.stages.values()):
         raise RequestError("A capacity is kept for pipelines whose stages are named in a file.")
-    return msgspec.to_builtins(config)
+    lines = [f"{key}={value}" for key, value in config_fields(pipeline, hash_of_large_file)]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
 
 
 def _device_name(device: str) -> str:

@@ -144,12 +144,12 @@ class Link:
 
     def lost(self) -> ConnectionLostError:
         """Return the error of a worker that does not answer."""
-        return ConnectionLostError(
-            "connection.lost",
-            f"No stream worker answers at {self.endpoint}. "
-            + (self._transport.problem or "Is `af-runtime serve` running there?"),
-            retryable=True,
-        )
+        if self._transport.problem:
+            text = f"The worker at {self.endpoint} takes no messages. {self._transport.problem}"
+        else:
+            text = f"No stream worker answers at {self.endpoint}. "
+            text += "Is `af-runtime serve` running there?"
+        return ConnectionLostError("connection.lost", text, retryable=True)
 
     def close(self) -> None:
         """End the connection and the sessions on it; what was posted still leaves."""
@@ -304,7 +304,7 @@ class Link:
         if endpoint not in self._others:
             if self._dial is None:
                 raise RequestError("this connection knows no way to other workers")
-            other = Link(self._dial(endpoint), endpoint, self._dial)
+            other = Link(self._dial(endpoint), endpoint, self._dial, self._features)
             other.listen(self._tell)
             self._others[endpoint] = other
         return self._others[endpoint]

@@ -256,6 +256,7 @@ class StreamCore:
             epoch=message.epoch,
             segment=None if audio is None else message.segment,
             num_samples=message.num_samples,
+            num_skipped=message.num_skipped,
             is_repeat=message.kind in ("repeat", "late"),
         )
         self._coming.append(frame)

@@ -24,6 +24,8 @@ class MediaFrame:
     """The utterance; None if nothing is said."""
     num_samples: int = 0
     """Samples of ``audio`` that were pushed by this client; the others fill the frame."""
+    num_skipped: int = 0
+    """Samples of a pause before ``audio`` that the worker left out to catch up."""
     is_repeat: bool = False
     """Whether the picture is the one before, because the worker was late."""
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from af_runtime.commands.connecting import DEFAULT_ENDPOINT, Key, ServerKey
+from af_runtime.commands.connecting import DEFAULT_ENDPOINT, Connect, Key, ServerKey
 from af_runtime.commands.output import print_json
+from af_runtime.errors import RequestError
 
 
 def register(app: typer.Typer) -> None:
@@ -15,9 +16,8 @@ def register(app: typer.Typer) -> None:
 
 
 def ping(
-    endpoint: Annotated[
-        str, typer.Argument(metavar="[ENDPOINT]", help="Where the stream worker is.")
-    ] = DEFAULT_ENDPOINT,
+    endpoint: Annotated[str | None, typer.Argument(metavar="[ENDPOINT]", hidden=True)] = None,
+    connect: Connect = DEFAULT_ENDPOINT,
     count: Annotated[int, typer.Option(min=1, help="Round trips to measure.")] = 10,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for the worker.")
@@ -26,10 +26,17 @@ def ping(
     server_key: ServerKey = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """See whether a stream worker answers, and how quickly."""
+    """See whether a stream worker answers, and how quickly.
+
+    Example: af-runtime ping --connect tcp://127.0.0.1:5700
+    """
     from af_runtime.client import AvatarClient
 
-    with AvatarClient(endpoint, key=key, server_key=server_key, timeout_s=timeout) as client:
+    if endpoint is not None and connect not in (endpoint, DEFAULT_ENDPOINT):
+        raise RequestError(f"Two workers are named, {endpoint} and {connect}; name one.")
+    with AvatarClient(
+        endpoint or connect, key=key, server_key=server_key, timeout_s=timeout
+    ) as client:
         times_ms = [1e3 * client.ping() for _ in range(count)]
         found = client.format
         told = {

@@ -134,12 +134,13 @@ def serve(
     name = pipeline or preset
     wanted = plan(name, parse_overrides(overrides or []), placement)
     changes = wanted.source.overrides
-    limits, notice = _limits(
+    limits, notices = _limits(
         wanted.source.open(), chosen, max_sessions, queue, batching, capacity, resume_ttl
     )
     if limits.together and (record is not None or wanted.is_staged):
         limits = attrs.evolve(limits, together=False)
-        notice += f"; {'in processes' if wanted.is_staged else 'recorded'}, so not batched"
+        why = "its stages are processes" if wanted.is_staged else "it records"
+        notices.append(f"Sessions are not drawn as one batch: {why}.")
     options = ServiceOptions(
         bind=bind,
         health=None if health == "-" else health,
@@ -152,7 +153,8 @@ def serve(
     load = loader(wanted, threads=chosen, max_sessions=limits.max_sessions)
     with running(load, options) as server:
         log.info("serving %s at %s", server.info.preset, server.endpoint)
-        log.info("%s", notice)
+        for notice in notices:
+            log.info("%s", notice)
         if insecure:
             log.warning("what travels is not encrypted (--insecure)")
         if record is not None:
@@ -179,7 +181,7 @@ def _limits(
     batching: Batching,
     file: Path | None,
     resume_ttl_s: float,
-) -> tuple["Limits", str]:
+) -> tuple["Limits", list[str]]:
     """Return how much is taken on, as asked for or else as was measured, and what to say of it."""
     from af_runtime.admission import Limits
     from af_runtime.capacity.record import default_path, key_of, recall
@@ -198,7 +200,7 @@ def _limits(
         resume_ttl_s=resume_ttl_s,
     )
     is_asked = max_sessions is not None and batching is not Batching.AUTO and file is None
-    return limits, told if is_asked else f"{told}; {notice}"
+    return limits, [told] if is_asked else [told, notice]
 
 
 @contextmanager

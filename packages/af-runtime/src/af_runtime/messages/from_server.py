@@ -95,6 +95,9 @@ class Media(OfSession, frozen=True, kw_only=True, tag="MEDIA"):
     """The utterance, if anything is said."""
     num_samples: Count = 0
     """Samples of ``audio`` that are the client's; the others, at the end of an utterance, fill."""
+    num_skipped: Count = 0
+    """Samples of a pause in the speech, before those of this frame, that were left out because the
+    worker had fallen behind."""
 
 
 class SegmentStarted(OfSession, frozen=True, kw_only=True, tag="SEGMENT_STARTED"):

@@ -6,7 +6,7 @@ differs elsewhere is told field by field.
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,13 @@ def origin_of(name: str, overrides: Mapping[str, Any], avatar: Avatar) -> Origin
     return Origin(name, dict(overrides), config, machine)
 
 
-def config_fields(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    """Yield every option of a pipeline, defaults included, and the digest of every file."""
+def config_fields(
+    pipeline: Pipeline, sha256: Callable[[Path], str] = sha256_of
+) -> Iterator[tuple[str, str]]:
+    """Yield every option of a pipeline, defaults included, and the digest of every file.
+
+    ``sha256`` returns that of a file; one that remembers it saves reading large files again.
+    """
     spec = pipeline.spec
     yield "name", spec.name
     yield "precision", spec.precision
@@ -76,7 +81,7 @@ def config_fields(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         yield f"{name}.use", f"{stage.use} of {stage.provider} {stage.version}".strip()
         for key, value in _flat(name, _options(stage.config)):
             is_path = key.rpartition(".")[2] in PATH_OPTIONS and value not in ("", "None")
-            yield key, digest_of_files(folder / value) if is_path else value
+            yield key, digest_of_files(folder / value, sha256) if is_path else value
 
 
 def machine_fields(avatar: Avatar) -> dict[str, str]:
@@ -123,13 +128,13 @@ def attentions(avatar: Avatar) -> list[Attention]:
     return [one for one in found if isinstance(one, Attention)]
 
 
-def digest_of_files(path: Path) -> str:
+def digest_of_files(path: Path, sha256: Callable[[Path], str] = sha256_of) -> str:
     """Return the SHA-256 of a file, or of the names and digests of all files in a folder."""
     if path.is_dir():
         files = sorted(one for one in path.rglob("*") if one.is_file())
-        listed = "\n".join(f"{one.relative_to(path)} {sha256_of(one)}" for one in files)
+        listed = "\n".join(f"{one.relative_to(path)} {sha256(one)}" for one in files)
         return f"sha256:{hashlib.sha256(listed.encode()).hexdigest()}"
-    return f"sha256:{sha256_of(path)}" if path.is_file() else f"missing {path.name}"
+    return f"sha256:{sha256(path)}" if path.is_file() else f"missing {path.name}"
 
 
 def _options(config: Any) -> Any:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from af_runtime.session.reports import without_done
 from af_runtime.session.state import Feed, Phase, Picture, Ready, Session
-from af_runtime.session.utterances import IDLE, Tag, Utterance, take_frame
+from af_runtime.session.utterances import IDLE, Tag, Utterance, skip_pause, take_frame
 
 
 def feed(session: Session, *, fill: bool) -> tuple[Session, Feed | None]:
@@ -21,7 +21,7 @@ def feed(session: Session, *, fill: bool) -> tuple[Session, Feed | None]:
     if not _may_draw(session):
         return session, None
     size = session.rules.block_frames
-    tags, utterances = _take_frames(session.utterances, size)
+    tags, utterances = _take_frames(session.utterances, size, may_skip=_may_skip(session))
     missing = size - len(tags)
     is_last = missing > 0 and session.phase is Phase.DRAINING
     if missing and not is_last and not fill:
@@ -31,12 +31,14 @@ def feed(session: Session, *, fill: bool) -> tuple[Session, Feed | None]:
         begin = _begin_of_new(session, tags)
         tags[begin:begin] = [IDLE] * missing
     all_tags = (*session.tags, *tags)
+    num_skipped = sum(tag.num_skipped for tag in tags)
     after = attrs.evolve(
         session,
         utterances=utterances,
         tags=_without_idle_tail(all_tags) if is_last else all_tags,
         frames_fed=session.frames_fed + len(tags),
-        num_consumed=session.num_consumed + sum(tag.num_samples for tag in tags),
+        num_consumed=session.num_consumed + sum(tag.num_samples for tag in tags) + num_skipped,
+        frames_behind=0 if missing else session.frames_behind - num_skipped // SAMPLES_PER_FRAME,
         is_drawing=True,
         is_flushed=is_last,
     )
@@ -66,16 +68,37 @@ def forgotten(session: Session, num_owed: int) -> Session:
 
 
 def _take_frames(
-    utterances: tuple[Utterance, ...], count: int
+    utterances: tuple[Utterance, ...], count: int, *, may_skip: int
 ) -> tuple[list[Tag], tuple[Utterance, ...]]:
-    """Take as many frames as may be drawn, ``count`` at most."""
+    """Take as many frames as may be drawn, ``count`` at most; leave out so many of pauses."""
     tags: list[Tag] = []
     while len(tags) < count:
+        skipped, utterances = skip_pause(utterances, may_skip) if may_skip else (0, utterances)
+        may_skip -= skipped
         tag, utterances = take_frame(utterances)
         if tag is None:
             break
-        tags.append(tag)
+        tags.append(attrs.evolve(tag, num_skipped=skipped * SAMPLES_PER_FRAME) if skipped else tag)
     return tags, without_done(utterances)
+
+
+def _may_skip(session: Session) -> int:
+    """Return how many frames of pauses may be left out: as many as the session is behind.
+
+    What has come must still fill a block, so that the avatar waits for nothing.
+    """
+    is_live = session.phase is Phase.ACTIVE and session.late_policy != "stretch"
+    if not session.frames_behind or not is_live:
+        return 0
+    num_waiting = sum(one.num_frames for one in session.utterances)
+    return max(0, min(session.frames_behind, num_waiting - session.rules.block_frames))
+
+
+def fallen_behind(session: Session, frames: int) -> Session:
+    """So many frames have passed in which speech could not go on, if any is being said."""
+    if not session.utterances or session.rules.pacing == "fast":
+        return session
+    return attrs.evolve(session, frames_behind=session.frames_behind + frames)
 
 
 def _may_draw(session: Session) -> bool:

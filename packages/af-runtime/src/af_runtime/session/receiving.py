@@ -134,6 +134,7 @@ def _interrupted(session: Session, message: client.Interrupt, cover: int) -> Ste
     after = attrs.evolve(
         session,
         epoch=message.epoch,
+        frames_behind=0,
         utterances=(),
         tags=tuple(
             COVER if i < left and not tag.is_discarded else Tag(is_discarded=True)

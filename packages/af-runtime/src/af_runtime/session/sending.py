@@ -7,6 +7,7 @@ from af_core.geometry import SAMPLES_PER_FRAME
 from numpy.typing import NDArray
 
 from af_runtime.messages import from_server as server
+from af_runtime.session.drawing import fallen_behind
 from af_runtime.session.reports import closed, report_finished
 from af_runtime.session.state import Phase, Session, Step
 from af_runtime.session.utterances import Tag, Utterance
@@ -39,7 +40,7 @@ def repeat(session: Session) -> Step:
     message = server.Media(
         session=session.name, epoch=session.epoch, pts=session.pts, kind="repeat"
     )
-    after = attrs.evolve(session, pts=session.pts + SAMPLES_PER_FRAME)
+    after = attrs.evolve(fallen_behind(session, 1), pts=session.pts + SAMPLES_PER_FRAME)
     return after, ((message, {"video": session.shown}),)
 
 
@@ -77,6 +78,7 @@ def _media(session: Session, tag: Tag, is_late: bool) -> server.Media:
         kind="late" if is_late else kind,
         segment=tag.segment or 0,
         num_samples=tag.num_samples,
+        num_skipped=tag.num_skipped,
     )
 
 

@@ -105,6 +105,8 @@ class Session:
     """The last picture that was sent."""
     pts: int = 0
     """Samples of media sent."""
+    frames_behind: int = 0
+    """Frames by which speech is shown later than if the worker had kept up."""
     video_limit: int = 0
     num_received: int = 0
     """Samples of speech received."""

@@ -12,6 +12,12 @@ Sound = NDArray[np.float32]
 MOST_PIECES = 64
 """Pieces of sound that wait side by side; when there are more, they are joined."""
 
+QUIET = 0.005
+"""A frame in which no sample is larger (-46 dB of full scale) is a pause of the speaker."""
+
+KEPT_QUIET = 2
+"""Frames of a pause that are always drawn: it stays a pause, and a word begins softly."""
+
 
 @attrs.frozen(eq=False)
 class Tag:
@@ -23,6 +29,8 @@ class Tag:
     """Float32 [640]; None is silence."""
     num_samples: int = 0
     """Samples of ``sound`` that came from the client."""
+    num_skipped: int = 0
+    """Samples of a pause that were left out before ``sound``, to catch up."""
     is_discarded: bool = False
     """Whether its picture is of no use any more."""
     is_cover: bool = False
@@ -48,6 +56,8 @@ class Utterance:
     num_received: int = 0
     num_sent: int = 0
     """Samples that were sent back with frames."""
+    num_skipped: int = 0
+    """Samples that were left out."""
     silence_frames: int = 0
     """Frames of silence to give to the avatar after the sound."""
     has_started: bool = False
@@ -64,8 +74,8 @@ class Utterance:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all of it was sent back."""
-        return self.has_ended and self.num_sent == self.num_received
+        """Whether all of it was sent back, but for what was left out."""
+        return self.has_ended and self.num_sent + self.num_skipped == self.num_received
 
     @property
     def num_frames(self) -> int:
@@ -100,6 +110,38 @@ def take_frame(utterances: Sequence[Utterance]) -> tuple[Tag | None, tuple[Utter
             break
         return tag, (*utterances[:i], rest, *utterances[i + 1 :])
     return None, tuple(utterances)
+
+
+def skip_pause(utterances: Sequence[Utterance], most: int) -> tuple[int, tuple[Utterance, ...]]:
+    """Leave out frames of a pause that would be next, ``most`` of them at most.
+
+    Return how many, and what is left. The last `KEPT_QUIET` frames of a pause stay.
+    """
+    i = next((i for i, one in enumerate(utterances) if not one.is_taken), None)
+    count = 0 if i is None else min(most, _quiet_frames(utterances[i], most + KEPT_QUIET))
+    if i is None or count <= 0:
+        return 0, tuple(utterances)
+    one, size = utterances[i], count * SAMPLES_PER_FRAME
+    rest = attrs.evolve(
+        one,
+        pieces=(np.concatenate(one.pieces)[size:],),
+        num_waiting=one.num_waiting - size,
+        num_skipped=one.num_skipped + size,
+    )
+    return count, (*utterances[:i], rest, *utterances[i + 1 :])
+
+
+def _quiet_frames(utterance: Utterance, most: int) -> int:
+    """Return how many quiet frames are next, of so many that are looked at, less those that stay.
+
+    Only whole frames are looked at.
+    """
+    count = min(most, utterance.num_waiting // SAMPLES_PER_FRAME)
+    if count <= KEPT_QUIET:
+        return 0
+    sound = np.concatenate(utterance.pieces)[: count * SAMPLES_PER_FRAME]
+    is_loud = np.abs(sound.reshape(count, SAMPLES_PER_FRAME)).max(axis=1) > QUIET
+    return (int(is_loud.argmax()) if is_loud.any() else count) - KEPT_QUIET
 
 
 def _cut(utterance: Utterance) -> tuple[Tag, Utterance]:

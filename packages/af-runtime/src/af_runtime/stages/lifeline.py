@@ -16,12 +16,17 @@ def hold(line: int) -> None:
     On Linux the system does it, so that it holds for a process that is stuck too; elsewhere a
     thread does.
     """
+    tie(line)
+    threading.Thread(target=_wait_for_end, args=[line], name="af-lifeline", daemon=True).start()
+
+
+def tie(line: int) -> None:
+    """The same without a thread, for a process that must have none (on Linux)."""
     _ignore_signals()
     if sys.platform == "linux":
         fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(line, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(line, fcntl.F_SETFL, fcntl.fcntl(line, fcntl.F_GETFL) | os.O_ASYNC)
-    threading.Thread(target=_wait_for_end, args=[line], name="af-lifeline", daemon=True).start()
 
 
 def end_with(parent: int) -> None:

@@ -3,10 +3,11 @@
 Importing torch takes seconds, and a stage that was killed is missed at once. So the supervisor
 begins one process that imports it and waits; every stage is a copy of that one (a fork), made in
 milliseconds. It has no thread, no ZeroMQ context and no CUDA, which a copy would break. When it
-ends, the stages go on.
+ends, the stages go on, and its heir, a copy that waits as it does, takes its place.
 """
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,6 +22,9 @@ from af_runtime.stages import lifeline
 from af_runtime.stages.birth import Birth
 
 MAX_BYTES = 65_536
+
+HEIR = 0
+"""The number of a copy that is no process of the pipeline, but a nursery."""
 
 
 @attrs.frozen
@@ -46,22 +50,54 @@ class _Told(msgspec.Struct, array_like=True):
 class Nursery:
     """The supervisor's end. One thread owns it."""
 
-    def __init__(self) -> None:
-        self._here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, here: socket.socket) -> None:
+        """It speaks over ``here``; made by `begun` and `heir`."""
+        self._here = here
+        self._here.setblocking(False)
+        self._system: subprocess.Popen[bytes] | None = None
+        self._lifeline = -1
+        self._born: Born | None = None
+
+    @classmethod
+    def begun(cls) -> "Nursery":
+        """Begin one as a program: it imports first, which takes seconds."""
+        here, there = _pair()
+        nursery = cls(here)
         with there:
-            self._system = subprocess.Popen(
+            nursery._system = subprocess.Popen(
                 [sys.executable, "-P", "-m", "af_runtime.stages", str(there.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[there.fileno()],
                 process_group=0,
                 env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
             )
-        self._here.setblocking(False)
+        return nursery
+
+    def heir(self) -> "Nursery":
+        """Ask for a copy of it, there as soon as it is; shares its memory until one is changed.
+
+        Raises ``OSError`` if the nursery has gone.
+        """
+        here, there = _pair()
+        nursery = Nursery(here)
+        try:
+            with there:
+                nursery._lifeline = self._tell(HEIR, None, there.fileno())
+        except OSError:
+            here.close()
+            raise
+        return nursery
+
+    def is_born(self, born: Born) -> None:
+        """It is there: an heir that was asked for."""
+        self._born = born
 
     @property
-    def pid(self) -> int:
-        """Return its number in the system."""
-        return self._system.pid
+    def pid(self) -> int | None:
+        """Return its number in the system, once it has one."""
+        if self._system is not None:
+            return self._system.pid
+        return None if self._born is None else self._born.pid
 
     def fileno(self) -> int:
         """Return what becomes readable when there is something to tell."""
@@ -73,10 +109,13 @@ class Nursery:
         Returns its lifeline, an open file: the process ends when it is closed. Raises ``OSError``
         if the nursery has gone.
         """
+        return self._tell(number, birth, birth.ring_handle)
+
+    def _tell(self, number: int, birth: Birth | None, handle: int) -> int:
         hold, held = os.pipe()
         try:
             said = msgspec.json.encode((number, birth))
-            handles = [hold, birth.ring_handle] if birth.ring_handle >= 0 else [hold]
+            handles = [hold, handle] if handle >= 0 else [hold]
             socket.send_fds(self._here, [said], handles)
         except OSError:
             os.close(held)
@@ -102,8 +141,19 @@ class Nursery:
     def close(self) -> None:
         """End it; what came from it goes on."""
         self._here.close()
-        self._system.kill()
-        self._system.wait()
+        if self._system is not None:
+            self._system.kill()
+            self._system.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+        if self._born is not None:
+            self._born.kill()
+            select.select([self._born.handle], [], [])
+            os.close(self._born.handle)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def keep(line: socket.socket) -> tuple[Birth, int]:
@@ -113,14 +163,18 @@ def keep(line: socket.socket) -> tuple[Birth, int]:
         said, handles, _, _ = socket.recv_fds(line, MAX_BYTES, 2)
         if not said:
             os._exit(0)  # the supervisor has gone
-        number, birth = msgspec.json.decode(said, type=tuple[int, Birth])
+        number, birth = msgspec.json.decode(said, type=tuple[int, Birth | None])
         pid = os.fork()
         if pid == 0:
             line.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
-            lifeline.hold(handles[0])
-            return birth, handles[1] if len(handles) > 1 else -1
+            if birth is not None:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                lifeline.hold(handles[0])
+                return birth, handles[1] if len(handles) > 1 else -1
+            lifeline.tie(handles[0])
+            line = socket.socket(fileno=handles[1])
+            continue
         with suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
             socket.send_fds(line, [msgspec.json.encode(_Told(number, pid))], [handle])

@@ -176,6 +176,11 @@ class Supervisor:
         """The process that the others come from."""
         return self._ward.nursery_pid
 
+    @property
+    def heir_pid(self) -> int | None:
+        """The process that takes the nursery's place if it ends; None while there is none."""
+        return self._ward.heir_pid
+
     def close(self) -> None:
         """End all stages."""
         self._is_closing = True
@@ -290,7 +295,7 @@ class Supervisor:
         if self._ended_s[life.role]:
             took_s = now_s - self._ended_s[life.role][-1]
             self.recovery_s = [*self.recovery_s[-1023:], took_s]
-            log.warning("stage %s is back after %.2f s", life.role, took_s)
+            log.warning("stage %s is back after %.0f ms", life.role, 1e3 * took_s)
 
     def _answer(self, life: Life, answer: Done | Failed, frames: Sequence[Any]) -> None:
         future = life.calls.pop(answer.call, None)

@@ -5,6 +5,7 @@ import logging
 import os
 import select
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from af_runtime.stages import messages
 from af_runtime.stages.birth import Birth
 from af_runtime.stages.life import Life
 from af_runtime.stages.messages import Assign
-from af_runtime.stages.nursery import Nursery
+from af_runtime.stages.nursery import HEIR, Nursery
 from af_runtime.transport.stages import Hub
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class Ward:
         self._hub, self._birth = hub, birth
         self._numbers = itertools.count(1)
         self._nursery: Nursery | None = None
+        self._heir: Nursery | None = None
+        """Takes the place of the nursery at once, if it ends."""
         self._is_fertile = False
         """Whether a process has come from the present nursery."""
 
@@ -38,6 +41,11 @@ class Ward:
     def nursery_pid(self) -> int | None:
         """The process that the others come from."""
         return None if self._nursery is None else self._nursery.pid
+
+    @property
+    def heir_pid(self) -> int | None:
+        """The process that takes the nursery's place if it ends; None while there is none."""
+        return None if self._heir is None else self._heir.pid
 
     def spares(self) -> list[Life]:
         """Return the processes without a role, the most useful first."""
@@ -47,6 +55,7 @@ class Ward:
     def begin(self, role: str, now_s: float) -> bool:
         """Ask for a process; return whether there is somebody to ask."""
         nursery = self._nursery or self._new_nursery()
+        self._want_heir()
         number = next(self._numbers)
         birth = msgspec.structs.replace(self._birth, name=f"life-{number}", process=role)
         try:
@@ -81,14 +90,22 @@ class Ward:
 
     def notice(self, handle: int) -> list[Life]:
         """Something can be read from ``handle``: return the processes that have ended."""
+        if self._heir is not None and handle == self._heir.fileno():
+            self._without_heir()
+            return []
         if self._nursery is None or handle != self._nursery.fileno():
             ended = [one for one in self.lives.values() if one.born and one.born.handle == handle]
             return [self._buried(life) for life in ended]
         for born in self._nursery.born():
             if born is None:
                 return self._without_nursery()
+            self._is_fertile = True
+            if born.number == HEIR:
+                if self._heir is not None:
+                    self._heir.is_born(born)
+                continue
             life = self.lives[born.number]
-            life.born, self._is_fertile = born, True
+            life.born = born
             self._hub.watch(born.handle)
             if life.reason:
                 born.kill()
@@ -103,8 +120,9 @@ class Ward:
 
     def close(self) -> list[Life]:
         """End all processes, wait for their end, and return them."""
-        if self._nursery is not None:
-            self._nursery.close()
+        for nursery in (self._heir, self._nursery):
+            if nursery is not None:
+                nursery.close()
         for life in self.lives.values():
             life.kill()
             if life.born is not None:
@@ -112,24 +130,43 @@ class Ward:
         return [self._buried(life) for life in list(self.lives.values())]
 
     def _new_nursery(self) -> Nursery:
-        self._nursery, self._is_fertile = Nursery(), False
+        self._nursery, self._is_fertile = Nursery.begun(), False
         self._hub.watch(self._nursery.fileno())
         return self._nursery
 
     def _without_nursery(self) -> list[Life]:
-        """The nursery has ended. Get another, unless nothing ever came from this one.
+        """The nursery has ended. Its heir takes its place; without one, get another.
 
-        Processes that it was asked for and that have not come will not come any more.
+        That one is a program that imports first, and is not begun if nothing ever came from the
+        one that has ended. Processes that it was asked for and have not come never will.
         """
         log.warning("the nursery of the stages has ended")
         assert self._nursery is not None
         self._hub.forget(self._nursery.fileno())
         self._nursery.close()
         self._nursery = None
-        if self._is_fertile:
+        if self._heir is not None and self._heir.pid is not None:
+            self._nursery, self._heir = self._heir, None
+        elif self._is_fertile:
             self._new_nursery()
+        if self._nursery is not None:
+            self._want_heir()
         unborn = [life for life in self.lives.values() if life.born is None]
         return [self._buried(life) for life in unborn]
+
+    def _want_heir(self) -> None:
+        """Ask the nursery for an heir, if it has none."""
+        if self._heir is None and self._nursery is not None:
+            with suppress(OSError):  # it has gone, and that is about to be noticed
+                self._heir = self._nursery.heir()
+                self._hub.watch(self._heir.fileno())
+
+    def _without_heir(self) -> None:
+        """The heir has ended; another is asked for when a process is begun."""
+        assert self._heir is not None
+        self._hub.forget(self._heir.fileno())
+        self._heir.close()
+        self._heir = None
 
     def _buried(self, life: Life) -> Life:
         life.cut()

@@ -11,8 +11,8 @@ Frames = Sequence[Any]
 
 
 REFUSED = (
-    "The two do not agree about keys: one has none, the worker does not allow this client's, or "
-    "the client was given another worker's."
+    "The two do not agree about keys: one has none (`--key` and `--server-key` give a client's), "
+    "the worker does not allow this client's, or the client was given another worker's."
 )
 
 

@@ -50,6 +50,7 @@ class Seen:
     arrival_s: list[float] = attrs.field(factory=list)
     pts: list[int] = attrs.field(factory=list)
     num_samples: list[int] = attrs.field(factory=list)
+    """Samples of speech with each frame, with those of a pause that was left out before it."""
     is_fresh: list[bool] = attrs.field(factory=list)
     pushed_s: list[float] = attrs.field(factory=list)
     pushed: list[int] = attrs.field(factory=list)
@@ -94,7 +95,7 @@ def _look(stream: AvatarStream, seen: Seen, until_s: float, on_frame: Callable[[
     while (frame := stream.next_frame(LAG_S)) is not None:
         seen.arrival_s.append(time.monotonic())
         seen.pts.append(frame.pts)
-        seen.num_samples.append(frame.num_samples)
+        seen.num_samples.append(frame.num_samples + frame.num_skipped)
         seen.is_fresh.append(not frame.is_repeat)
         _note_events(stream, seen)
         on_frame()

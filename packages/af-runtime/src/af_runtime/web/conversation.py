@@ -12,6 +12,7 @@ from aiohttp.web import WebSocketResponse
 
 from af_runtime.arrivals import Arrivals
 from af_runtime.client import AsyncAvatarClient, AsyncAvatarStream
+from af_runtime.client.values import Queued
 from af_runtime.errors import RequestError, ServiceError
 from af_runtime.messages.from_server import Format
 from af_runtime.web import messages
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 WINDOW_FRAMES = 12
 """Frames that may wait at the gateway; a page that plays takes them as they come."""
+
+PLACE_S = 600.0
+"""How long a page may wait for a place of the worker."""
 
 MOST_WAITING = 250
 """Messages that may wait for the one before them; the microphone's are dropped beyond."""
@@ -46,6 +50,7 @@ class Conversation:
         self._socket, self._studio = socket, studio
         self._session: _Session | None = None
         self._showing: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()
         self._waiting: asyncio.Queue[messages.FromPage | bytes] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -131,13 +136,25 @@ class Conversation:
         what = client.format
         portrait = await self._studio.portrait(start.portrait, what)
         stream = await client.open(
-            portrait, seed=start.seed, late_policy="drop", window=WINDOW_FRAMES
+            portrait,
+            seed=start.seed,
+            late_policy="drop",
+            window=WINDOW_FRAMES,
+            timeout_s=PLACE_S,
+            on_queued=self._queued,
         )
         arrivals = Arrivals()
         pictures = packer(start.codec, what.width, what.height)
         screen = Screen(self._socket, pictures, arrivals, self._studio.stages)
         voice = Voice(stream, arrivals, lambda e: self._tell(problem(e)))
         return _Session(client, stream, voice, screen)
+
+    def _queued(self, queued: Queued) -> None:
+        """Tell the page where it stands."""
+        place = messages.Queued(position=queued.position, retry_after_s=queued.retry_after_s)
+        task = asyncio.ensure_future(self._tell(place))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _show(self, session: _Session) -> None:
         """Show the session to its end, whatever ends it."""

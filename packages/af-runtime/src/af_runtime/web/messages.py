@@ -62,6 +62,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """Something that the page should know."""
 
 
+class Queued(Report, frozen=True, kw_only=True, tag="queued"):
+    """All places of the worker are taken: the page waits for one; comes again when it moves up."""
+
+    position: int
+    """1 is the next."""
+    retry_after_s: float
+    """When a place is expected."""
+
+
 class Ready(Report, frozen=True, kw_only=True, tag="ready"):
     """A session has begun; frames follow."""
 

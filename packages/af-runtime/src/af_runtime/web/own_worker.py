@@ -10,12 +10,14 @@ from af_runtime.server import Limits
 from af_runtime.service import ServiceOptions, running
 
 SESSIONS = 2
+QUEUE = 8
+"""Further pages that may wait for a place."""
 
 
 @contextmanager
 def own_worker(avatar: Avatar) -> Iterator[str]:
     """Serve an avatar on a free port of loopback until the block ends; gives the endpoint."""
-    limits = Limits(max_sessions=SESSIONS)
+    limits = Limits(max_sessions=SESSIONS, queue=QUEUE)
     options = ServiceOptions(bind="tcp://127.0.0.1:*", health=None, limits=limits)
     with running(lambda: avatar, options) as server:
         thread = threading.Thread(target=server.run, name="af-serve", daemon=True)

@@ -85,7 +85,8 @@ class Screen:
         if frame.segment is None:
             return math.nan
         now_s = asyncio.get_running_loop().time()
-        age_s = self._arrivals.shown(frame.segment, frame.num_samples / AUDIO_HZ, now_s)
+        seconds = (frame.num_samples + frame.num_skipped) / AUDIO_HZ
+        age_s = self._arrivals.shown(frame.segment, seconds, now_s)
         return math.nan if age_s is None else age_s * 1e3
 
 

@@ -52,6 +52,9 @@ function connectionChanged(state) {
 
 function report(message) {
   switch (message.type) {
+    case "queued":
+      session.position = message.position;
+      break;
     case "ready":
       began(message);
       break;
@@ -108,7 +111,7 @@ function shown(one) {
 
 async function start() {
   session.waiting?.reject(new Error(""));
-  Object.assign(session, { state: "starting", ready: null, isSpeaking: false });
+  Object.assign(session, { state: "starting", position: 0, ready: null, isSpeaking: false });
   session.isShown = new Promise((resolve, reject) => (session.waiting = { resolve, reject }));
   session.isShown.catch(() => {}); // who waits for it hears of it
   describe();
@@ -132,7 +135,7 @@ function began(ready) {
   trace.reset();
   trace.budget = ready.block_ms + ready.lookahead_ms;
   session.ready = ready;
-  session.late = 0;
+  session.position = session.late = 0;
   const name = ready.codec === "h264" ? "H.264" : "JPEG";
   ui.codec.textContent = `${ready.width} × ${ready.height}, ${name}, preset ${ready.preset}`;
 }
@@ -305,6 +308,8 @@ function describe() {
 
 function inWords() {
   if (session.state === "none") return "Choose a portrait, then speak.";
+  if (session.state === "starting" && session.position)
+    return `All places are taken: number ${session.position} in line …`;
   if (session.state === "starting") return "Waking up …";
   if (session.isSpeaking) return "Speaking.";
   return microphone.isOn ? "Listening: say something." : "Quiet. Speak, or let it say hello.";
