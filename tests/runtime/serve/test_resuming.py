@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from af_core.geometry import SAMPLES_PER_FRAME
 from af_core.testing.tiny import tiny_avatar
-from af_runtime.client import AvatarClient, SegmentFinished
+from af_runtime.client import AvatarClient, BlockDrawn, SegmentFinished
 from af_runtime.client.link import Link
 from af_runtime.errors import ServiceError
 from af_runtime.messages import from_client as c
@@ -288,6 +288,19 @@ def test_a_worker_that_stops_moves_its_sessions(two):
         stream.finish()
         ledger.take(stream).check()
     np.testing.assert_array_equal(ledger.sound(0, 0), samples)
+
+
+def test_a_session_that_moved_still_tells_how_blocks_are_drawn(two):
+    link = Link(two.dial("here"), "here", two.dial, features=("stats",))
+    samples, told = speech(40 * FRAME), []
+    with AvatarClient(link=link) as client:
+        stream = client.open("ada", pacing="fast")
+        moved(two, stream.name, "here", "there")
+        stream.push_audio(samples, 16_000)
+        stream.finish()
+        for _ in stream:
+            told += [one for one in stream.events() if isinstance(one, BlockDrawn)]
+    assert sum(one.num_frames for one in told) == 40
 
 
 def test_a_client_that_missed_where_its_session_went_is_told_again(two):

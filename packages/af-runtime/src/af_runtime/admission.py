@@ -150,8 +150,8 @@ class Admission:
         return gone
 
     def understands(self, peer: Peer, feature: str) -> bool:
-        """Return whether a client knows an optional part of the protocol."""
-        return feature in self.peers[peer].features
+        """Return whether a client that is there knows an optional part of the protocol."""
+        return peer in self.peers and feature in self.peers[peer].features
 
     def objection(self, peer: Peer, name: str, seq: int, may_wait: bool) -> tuple[Code | None, str]:
         """Return why a session cannot be opened, or taken over, if so."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -70,8 +70,8 @@ class Hosted:
     ) -> None:
         self.session, self.peer, self.stream = session, peer, stream
         self.observer = observer or Observer(metrics, lambda: now_s)
-        self.tells_stats = False
-        """Whether the client is told how each block was drawn."""
+        self.understands: Callable[[Peer, str], bool] = lambda peer, feature: False
+        """Whether a client knows an optional part of the protocol; it may change with the line."""
         self.opened_s = now_s
         self._metrics = metrics
         self._pacer: Pacer | None = None
@@ -180,7 +180,7 @@ class Hosted:
         slack_s = self._due_s(len(self.session.ready)) - now_s if self._pacer else None
         block = self.observer.drawn(pictures, seconds, spans or {}, slack_s)
         self._block_s = max(seconds, 0.9 * self._block_s)
-        if self.tells_stats:
+        if self.understands(self.peer, "stats"):
             self._outbox.append((stats(self.session.name, block), {}))
         before = len(self.session.ready)
         self.session = drawn(self.session, pictures)

@@ -350,7 +350,6 @@ class Server:
         session = self.admission.new_session(message, self.info)
         observer = self.watching.observer(message, portrait, self.metrics, self._clock)
         hosted = self._place(session, peer, observer)
-        hosted.tells_stats = self.admission.understands(peer, "stats")
         new = Waiting(hosted, portrait, message.seed)
         if session.phase is Phase.QUEUED:
             self.admission.line.join(new)
@@ -363,6 +362,7 @@ class Server:
         session, stream = attrs.evolve(session, rules=rules), next(self._streams)
         watched = observer or Observer(self.metrics, self._clock)
         hosted = Hosted(session, peer, stream, self._clock(), self.metrics, watched)
+        hosted.understands = self.admission.understands
         self._sessions[stream] = hosted
         return hosted
 
