@@ -55,8 +55,8 @@ class ToonRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Clips that the autoencoder is fitted to."""
     num_clips: int = 4096
     """Clips of 81 frames that the student learns from."""
-    liveliness: float = 1.0
-    """How far heads move and eyes glance in these clips (`worlds.toon.driven`)."""
+    liveliness: float = 0.35
+    """How far heads move and eyes glance in these clips, of ``worlds.toon.driven``."""
     probe_steps: int = 2000
     student_steps: int = 12_000
     student_batch: int = 16

@@ -55,7 +55,7 @@ _LOWEST = 0.18
 """No window is cleaner than this: below it a narrow network cannot pass the latents through."""
 _MOUTH_WEIGHT, _EYES_WEIGHT = 10.0, 4.0
 _MOTION_WEIGHT = 1.0
-_FRESH = 0.3
+_FRESH = 0.2
 """Share of whole windows that are nothing but fresh noise, which says all that moves in them."""
 _NEUTRAL = 0.75
 """Share of portraits that are the neutral one; the others are frames of the clip."""
@@ -290,7 +290,7 @@ def train_student(
         if step % 50 == 0:
             pool.refresh()
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        return objective.losses(num_clips, rng, rolling=0.6)
+        return objective.losses(num_clips, rng, rolling=0.75)
 
     config = FitConfig(
         steps,
