@@ -1,5 +1,6 @@
 """What the toon student is shown: noise that says what happens, runs that begin where they may."""
 
+import attrs
 import pytest
 import torch
 from af_audio.mel import MelConvConfig, MelConvEncoder
@@ -9,7 +10,8 @@ from af_core.weights.files import write_tensors
 from af_train.coupling import read
 from af_train.data.toon_latents import LatentPool
 from af_train.recipes import toon_student
-from af_train.recipes.toon_probe import MotionProbe, MouthProbe
+from af_train.recipes.toon import ToonRecipe, train_toon
+from af_train.recipes.toon_probe import MotionProbe, MouthProbe, train_motion_probe
 from af_train.recipes.toon_student import TOON_WAN, Probes, StudentObjective, begin_with
 from af_train.worlds.toon.driven import DRIVES, eventful
 
@@ -119,8 +121,27 @@ def test_a_student_begins_with_weights_that_lack_only_what_adds_nothing(tmp_path
     assert torch.equal(model.head.head.bias, known["head.head.bias"])
     del older["head.head.bias"]
     write_tensors(tmp_path / "other.safetensors", older | {"more": torch.zeros(1)})
-    with pytest.raises(WeightsError, match=r"1 tensors missing \(head.head.bias\), 1 unknown"):
+    with pytest.raises(WeightsError, match=r"1 missing \(head.head.bias\); 1 unknown \(more\)"):
         begin_with(model, tmp_path / "other.safetensors")
+    write_tensors(tmp_path / "wide.safetensors", known | {"head.head.bias": torch.zeros(3)})
+    with pytest.raises(WeightsError, match=r"1 misshapen \(head.head.bias\)"):
+        begin_with(model, tmp_path / "wide.safetensors")
+
+
+def test_a_chain_looks_at_the_weights_it_begins_with_before_anything_else(tmp_path):
+    recipe = ToonRecipe(student_begin=str(tmp_path / "missing.safetensors"))
+    with pytest.raises(WeightsError, match="There is no file"):
+        train_toon(tmp_path / "run", recipe, print)
+    (tmp_path / "torn.safetensors").write_bytes(b"no safetensors at all")
+    with pytest.raises(WeightsError, match=r"torn\.safetensors"):
+        train_toon(tmp_path, ToonRecipe(student_begin=str(tmp_path / "torn.safetensors")), print)
+
+
+def test_a_track_that_never_moves_is_no_number_to_divide_by(pool, tmp_path):
+    clips = pool.take(range(4))
+    still = attrs.evolve(clips, motions=torch.zeros_like(clips.motions))
+    probe = train_motion_probe(tmp_path / "probe", still, steps=1)
+    assert torch.isfinite(probe.normed(still.motions)).all() and torch.isfinite(probe.trust).all()
 
 
 def test_clips_of_another_version_are_named(pool, tmp_path):

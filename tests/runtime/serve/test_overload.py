@@ -197,3 +197,12 @@ def test_a_session_whose_line_was_lost_is_behind_by_that_time_if_it_keeps_real_t
     hosted.detach(talk.stage.now)
     hosted.resume(b"other", hosted.history.next_seq, talk.stage.now + 2.0)
     assert hosted.session.frames_behind == (50 if pacing == "realtime" else 0)
+
+
+def test_a_session_that_stood_still_for_a_move_that_failed_is_behind_by_that_time():
+    talk = Talk()
+    talk.go_on(1)
+    hosted, now_s = talk.stage.hosted, talk.stage.now
+    hosted.hold(now_s, now_s + 5.0)
+    assert hosted.thaw(now_s + 2.0) == []
+    assert hosted.session.frames_behind == 50

@@ -149,7 +149,8 @@ class Handing:
         if hosted.session.phase in (Phase.QUEUED, Phase.OPENING) or hosted.is_held:
             taken(hosted.session.name, None, "It is not ready to be moved; try again.")
             return
-        hosted.hold(self._desk.clock() + HELD_S)
+        now_s = self._desk.clock()
+        hosted.hold(now_s, now_s + HELD_S)
         self._taken[hosted.stream] = taken
         self._desk.worker.keep(hosted.stream)
 

@@ -79,7 +79,7 @@ class Hosted:
         self._block_s = 0.0
         self._interrupted = Interruption()
         self.history = History()
-        self.detached_s = self.held_until_s = NEVER
+        self.detached_s = self.held_until_s = self._held_s = NEVER
         self.waiting: list[tuple[client.InSession, Any]] = []
         """Messages that came while the session stood still."""
         self._frame = -1
@@ -152,14 +152,15 @@ class Hosted:
         self.peer, self.detached_s = peer, NEVER
         self._pacer = self._pacer and self._pacer.held(now_s)
 
-    def hold(self, until_s: float) -> None:
+    def hold(self, now_s: float, until_s: float) -> None:
         """Stand still: draw and send nothing, and let messages wait."""
         self._number()
-        self.held_until_s = until_s
+        self._held_s, self.held_until_s = now_s, until_s
 
     def thaw(self, now_s: float) -> list[tuple[client.InSession, Any]]:
         """Go on; return the messages that have waited."""
         self.held_until_s = NEVER
+        self._lose(now_s - self._held_s)
         self._pacer = self._pacer and self._pacer.held(now_s)
         waiting, self.waiting = self.waiting, []
         return waiting

@@ -66,7 +66,7 @@ class SegmentFinished:
     segment: int
     epoch: int
     position: int
-    """Samples at 16 kHz that came back with frames."""
+    """Samples at 16 kHz that came back with frames, without those left out of pauses."""
     interrupted: bool
 
 

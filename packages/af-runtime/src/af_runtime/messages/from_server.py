@@ -119,7 +119,7 @@ class SegmentFinished(OfSession, frozen=True, kw_only=True, tag="SEGMENT_FINISHE
     epoch: Count
     """Its epoch."""
     position: Count
-    """Samples of it that were sent back with frames."""
+    """Samples of it that were sent back with frames, without those left out of pauses."""
     interrupted: bool = False
     """Whether some of it was discarded."""
 

@@ -159,6 +159,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 def keep(line: socket.socket) -> tuple[Birth, int]:
     """Be the nursery; returns only in a new stage: what it shall be, and its shared memory."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for those that have ended
+    own: int | None = None  # the lifeline of an heir
     while True:
         said, handles, _, _ = socket.recv_fds(line, MAX_BYTES, 2)
         if not said:
@@ -168,11 +169,14 @@ def keep(line: socket.socket) -> tuple[Birth, int]:
         if pid == 0:
             line.close()
             os.setpgid(0, 0)
+            if own is not None:
+                os.close(own)
             if birth is not None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 lifeline.hold(handles[0])
                 return birth, handles[1] if len(handles) > 1 else -1
-            lifeline.tie(handles[0])
+            own = handles[0]
+            lifeline.tie(own)
             line = socket.socket(fileno=handles[1])
             continue
         with suppress(ProcessLookupError):

@@ -101,7 +101,9 @@ class Ward:
                 return self._without_nursery()
             self._is_fertile = True
             if born.number == HEIR:
-                if self._heir is not None:
+                if self._heir is None or self._heir.pid is not None:
+                    os.close(born.handle)  # of one that has ended already
+                else:
                     self._heir.is_born(born)
                 continue
             life = self.lives[born.number]
@@ -145,7 +147,9 @@ class Ward:
         self._hub.forget(self._nursery.fileno())
         self._nursery.close()
         self._nursery = None
-        if self._heir is not None and self._heir.pid is not None:
+        if self._heir is not None and self._heir.pid is None:
+            self._without_heir()  # nobody will ever tell whether it came
+        if self._heir is not None:
             self._nursery, self._heir = self._heir, None
         elif self._is_fertile:
             self._new_nursery()

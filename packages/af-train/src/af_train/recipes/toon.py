@@ -17,6 +17,7 @@ from af_audio.mel import MelConvConfig
 from af_core.errors import AvatarForcingError
 from af_core.models.causal_wan import CausalWan
 from af_core.models.tiny_vae import TinyVAE
+from af_core.weights.files import load as load_weights
 from af_core.weights.files import write_tensors
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from af_train.recipes.toon_probe import (
     train_mouth_probe,
 )
 from af_train.recipes.toon_reader import train_reader
-from af_train.recipes.toon_student import TOON_WAN, Probes, train_student
+from af_train.recipes.toon_student import TOON_WAN, Probes, begin_with, train_student
 
 M = TypeVar("M", bound=nn.Module)
 Gate = Literal["all", "lips", "off"]
@@ -80,6 +81,8 @@ class GateError(AvatarForcingError):
 def train_toon(directory: Path, recipe: ToonRecipe, say: Callable[[str], None]) -> None:
     """Run the chain in ``directory``; ``say`` hears what is going on."""
     directory.mkdir(parents=True, exist_ok=True)
+    if recipe.student_begin is not None:  # hours later would be late to find it missing
+        begin_with(CausalWan(TOON_WAN), Path(recipe.student_begin))
     chain = _Chain(directory, recipe, say)
     reader = chain.mouth_reader()
     chain.face_reader()
@@ -148,9 +151,11 @@ class _Chain:
 
     def probes(self, pool: LatentPool) -> Probes:
         clips, steps = pool.take(range(len(pool))), self.recipe.probe_steps
-        mouth, motion = self.directory / "probe", self.directory / "motion_probe"
+        mouth, motion = self.directory / "mouth_probe", self.directory / "motion_probe"
         return Probes(
-            self._stage("probe", MouthProbe, lambda: train_mouth_probe(mouth, clips, steps=steps)),
+            self._stage(
+                "mouth_probe", MouthProbe, lambda: train_mouth_probe(mouth, clips, steps=steps)
+            ),
             self._stage(
                 "motion_probe",
                 MotionProbe,
@@ -182,7 +187,7 @@ class _Chain:
         self.say(f"{name}: {'found' if path.exists() else 'training'}")
         if path.exists():
             model = make()
-            model.load_state_dict(load_file(path))
+            load_weights(model, path)
         else:
             model = train()
             write_tensors(path, model.state_dict())

@@ -20,6 +20,8 @@ from af_train.worlds.toon import Motion, visemes
 MOUTH_ROWS, MOUTH_COLUMNS = slice(6, 15), slice(3, 13)
 """Latent cells that ever show a mouth, of a 16 x 16 grid."""
 
+_LEAST_STD = 1e-3
+"""Of a track that hardly moves in the clips, such as lids in a few of them."""
 P = TypeVar("P", bound="Probe")
 
 
@@ -28,8 +30,6 @@ class Probe(nn.Module):
 
     mean: Tensor
     std: Tensor
-    trust: Tensor
-    """How much each track counts ``[k]``: one over the error of reading it, 1 on average."""
 
     def __init__(self, look: nn.Module, seen: int, num_tracks: int) -> None:
         super().__init__()
@@ -38,7 +38,6 @@ class Probe(nn.Module):
         self.read = nn.Sequential(hidden, nn.SiLU(), out)
         self.register_buffer("mean", torch.zeros(num_tracks))
         self.register_buffer("std", torch.ones(num_tracks))
-        self.register_buffer("trust", torch.ones(num_tracks))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Read the tracks of the four frames."""
@@ -68,6 +67,9 @@ class MouthProbe(Probe):
 class MotionProbe(Probe):
     """Reads poses, glances and lids (see ``Motion``) from the whole picture."""
 
+    trust: Tensor
+    """How much each track counts ``[k]``: one over the error of reading it, 1 on average."""
+
     def __init__(self, channels: int = 64, width: int = 64) -> None:
         look = nn.Sequential(
             nn.Conv2d(channels, width, 3, 2, padding=1),
@@ -75,6 +77,7 @@ class MotionProbe(Probe):
             nn.Conv2d(width, width, 3, 2, padding=1),
         )
         super().__init__(look, width * 4 * 4, len(attrs.fields(Motion)))
+        self.register_buffer("trust", torch.ones(len(attrs.fields(Motion))))
 
 
 def per_latent(tracks: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ def _train(
     probe = make()
     wanted = per_latent(tracks).flatten(0, 1)
     probe.mean.copy_(wanted.flatten(0, 1).mean(0))
-    probe.std.copy_(wanted.flatten(0, 1).std(0))
+    probe.std.copy_(wanted.flatten(0, 1).std(0).clamp(min=_LEAST_STD))
     latents = clips.latents[:, 1:].flatten(0, 1)
     apart = (len(latents) // len(clips)) * max(1, len(clips) // 16)
 
@@ -119,9 +122,10 @@ def _train(
 
     config = FitConfig(steps, learning_rate=1e-3, weight_decay=0.05)
     probe.load_state_dict(fit(probe, losses_at, config, directory))
-    with torch.no_grad():
-        read = probe(latents[-apart:].float())
-    errors = (read - probe.normed(wanted[-apart:])).square().mean((0, 1))
-    certainty = 1 / errors.clamp(min=1e-3)
-    probe.trust.copy_(certainty / certainty.mean())
+    if isinstance(probe, MotionProbe):
+        with torch.no_grad():
+            read = probe(latents[-apart:].float())
+        errors = (read - probe.normed(wanted[-apart:])).square().mean((0, 1))
+        certainty = 1 / errors.clamp(min=1e-3)
+        probe.trust.copy_(certainty / certainty.mean())
     return probe.eval().requires_grad_(False)

@@ -3,7 +3,8 @@
 Every batch draws a history of clean latents (sometimes roughened, sometimes the network's own),
 a window of noisy ones, each at its own level, and asks for the clean window. Most windows stand on
 the ladder of inference; in most of those the noise lies on the network's own estimates, up to three
-steps of the rolling window before. Lips weigh more than hair, and a frozen probe reads them.
+steps of the rolling window before. At the top of the ladder noise says what happens (`coupling`);
+some windows are nothing else. Lips weigh more than hair; frozen probes read them, poses, lids.
 """
 
 import random
@@ -17,7 +18,7 @@ from af_core.anchors.dual_anchor import DualAnchorCache
 from af_core.errors import WeightsError
 from af_core.models.causal_wan import CausalWan
 from af_core.models.wan_config import CausalWanConfig
-from safetensors.torch import load_file
+from af_core.weights.files import read_tensors
 from torch import Tensor
 
 from af_train.coupling import plant
@@ -133,7 +134,9 @@ class StudentObjective:
         window = choice.choices((1, 2, 3, 4), (0.06, 0.06, 0.06, 0.82))[0]
         if window == _WINDOW and choice.random() < _FRESH:
             batch = self.draw(num_clips, history, window, rng)
-            return self._measure(batch, batch.latents[:, history:], torch.ones(num_clips, 4), rng)
+            return self._measure(
+                batch, batch.latents[:, history:], torch.ones(num_clips, _WINDOW), rng
+            )
         rolls = window == _WINDOW and choice.random() < rolling
         num_steps = choice.choice((1, 1, 2, 3)) if rolls else 0
         batch = self.draw(num_clips, history, window + num_steps, rng)
@@ -305,14 +308,21 @@ def train_student(
 
 
 def begin_with(model: CausalWan, path: Path) -> None:
-    """Load weights; only reference detail and frame mean may be missing."""
-    missing, unknown = model.load_state_dict(load_file(path), strict=False)
-    needed = [name for name in missing if not name.startswith(("detail.", "frame_mean."))]
-    if needed or unknown:
-        raise WeightsError(
-            f"{path} does not fit the toon denoiser: {len(needed)} tensors missing "
-            f"({', '.join(needed[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])})."
-        )
+    """Load weights; only reference detail and frame mean may be missing.
+
+    Raises ``WeightsError`` if the file is not there, cannot be read, or does not fit.
+    """
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}; student_begin names a safetensors file.")
+    given, wanted = read_tensors(path), model.state_dict()
+    missing = [n for n in wanted.keys() - given if not n.startswith(("detail.", "frame_mean."))]
+    unknown = sorted(given.keys() - wanted)
+    misshapen = [n for n in given.keys() & wanted if given[n].shape != wanted[n].shape]
+    if missing or unknown or misshapen:
+        counts = {"missing": sorted(missing), "unknown": unknown, "misshapen": sorted(misshapen)}
+        told = [f"{len(v)} {k} ({', '.join(v[:3])})" for k, v in counts.items() if v]
+        raise WeightsError(f"{path} does not fit the toon denoiser: {'; '.join(told)}.")
+    model.load_state_dict(given, strict=False)
 
 
 @torch.no_grad()

@@ -29,8 +29,8 @@ DRIVES = (
 """What the numbers push or start, in order."""
 
 _AMPLITUDES = {"x": 0.016, "y": 0.012, "roll": 0.025, "yaw": 0.1, "pitch": 0.08, "brow": 0.3}
-"""Standard deviations in a long clip. Heads sway nearly as in ``sample_motion`` and turn a quarter
-as far: what sways is moved, what turns is drawn anew."""
+"""Standard deviations in a long clip. Heads sway half to three quarters as far as in
+``sample_motion`` and turn a quarter as far: what sways is moved, what turns is drawn anew."""
 _RETURN, _SETTLE = 0.946, 0.84
 """What is left after a frame of a pose, and of a movement."""
 _MOVE_AT = 1.0
@@ -41,7 +41,7 @@ _GAZE = (0.2, 0.1)
 _GLANCE_AT, _GLANCE_BACK_AT = 1.52, 1.25
 """Above the first, eyes turn elsewhere (1 in 15); above the second, to the viewer (1 in 24)."""
 _BLINK_AT = 1.6
-"""Above this, lids close in the same latent frame: 1 in 18, so 21 blinks a minute."""
+"""Above this, lids close in the same latent frame: 1 in 18, so 19 blinks a minute."""
 
 
 def eventful(drives: Tensor) -> Tensor:
