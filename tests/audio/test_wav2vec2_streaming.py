@@ -252,8 +252,9 @@ def test_an_avatar_hears_with_it_and_its_video_does_not_depend_on_the_cut(mode, 
 def test_the_engine_drives_the_window_by_the_revisions_however_audio_is_cut(folder):
     def video(revised, sizes):
         stage = {"use": "wav2vec2", "weights": str(folder), **SHORT, "revised_frames": revised}
-        avatar = load("toon", {"audio_encoder": stage, "denoiser.attention": "sdpa"})
-        portrait = torch.zeros(avatar.info.height, avatar.info.width, 3, dtype=torch.uint8)
+        shown = {"denoiser.attention": "sdpa", "decoder.still": 0.0}
+        avatar = load("toon", {"audio_encoder": stage, **shown})
+        portrait = torch.full((avatar.info.height, avatar.info.width, 3), 128).byte()
         chunks = [piece[0] for piece in pieces(speech(1, 640 * 27 + 77), sizes)]
         return torch.cat(list(avatar.stream(portrait, chunks)), 1)
 

@@ -38,6 +38,8 @@ def directory(tmp_path_factory, one_thread):
         "portraits": torch.randn(n, 64, 16, 16, generator=g).half(),
         "samples": torch.randint(-9000, 9000, (n, 81 * 640), generator=g).to(torch.int16),
         "mouths": torch.zeros(n, 81, 5),
+        "motions": torch.zeros(n, 81, 9),
+        "drives": torch.zeros(n, 20, 10),
     }
     save_file(shard, made / "latents" / "00000000.safetensors")
     return made
