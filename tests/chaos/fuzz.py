@@ -71,6 +71,8 @@ def fuzz_worker(count, seed=0):
         until = time.monotonic() + PATIENCE_S
         while service.server.num_sessions and time.monotonic() < until:
             time.sleep(0.01)
+        while leftovers.descriptors() != before["descriptors"] and time.monotonic() < until:
+            time.sleep(0.01)  # the system closes lines a moment after their ends did
         after = leftovers.holdings()
     if codes[Code.INTERNAL]:
         trouble.append(f"{codes[Code.INTERNAL]} faults of the worker")
