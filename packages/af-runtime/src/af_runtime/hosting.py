@@ -220,8 +220,7 @@ class Hosted:
             return NEVER
         if self.session.ready:
             return self._pacer.due_s
-        is_waiting = self.session.late_policy != "repeat" or self.session.is_flushed
-        return NEVER if is_waiting else self._pacer.due_s + GRACE_S
+        return self._pacer.due_s + GRACE_S if self._may_repeat else NEVER
 
     def note_sent(self, message: Message, now_s: float) -> None:
         """A message is with the transport: of the first frame, note how long it took."""
@@ -308,12 +307,16 @@ class Hosted:
     def _missed(self, late_s: float) -> Step | None:
         """Nothing is ready though a frame is due: repeat the last one, or wait."""
         assert self._pacer is not None
-        may_repeat = self.session.late_policy == "repeat" and not self.session.is_flushed
-        if not may_repeat or late_s < GRACE_S or self.session.shown is None:
+        if not self._may_repeat or late_s < GRACE_S or self.session.shown is None:
             return None
         self._miss()
         self._pacer = self._pacer.after()
         return repeat(self.session)
+
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether the last picture is shown again while the next is late."""
+        return self.session.late_policy in ("repeat", "catch_up") and not self.session.is_flushed
 
     def _lose(self, seconds: float) -> None:
         """Time has passed in which nothing could be shown: speech is so much later now."""

@@ -82,9 +82,10 @@ class AvatarClient:
         whenever that changes; no place within ``timeout_s`` is ``admit.full``.
 
         ``pacing`` is ``realtime`` for 25 frames a second, ``fast`` for frames as soon as drawn.
-        ``late_policy`` is what a slow machine costs: ``repeat`` shows the last picture again and
-        catches up in pauses of the speech, ``drop`` sends sound without its picture, ``stretch``
-        lets all that follows be later (docs/operations.md).
+        ``late_policy`` is what a slow machine costs: ``repeat`` shows the last picture again,
+        ``catch_up`` too and leaves out pauses of the speech until the delay is what it was,
+        ``drop`` sends sound without its picture, ``stretch`` lets all that follows be later
+        (docs/operations.md).
         ``window`` is how many frames may wait to be taken.
         """
         core = self._link.stream(window=window)

@@ -22,7 +22,7 @@ Heard = Annotated[dict[SessionId, Count], Meta(max_length=64)]
 """Of each session, the number of the next message that is expected: all before it have come."""
 
 Pacing = Literal["realtime", "fast"]
-LatePolicy = Literal["repeat", "drop", "stretch"]
+LatePolicy = Literal["repeat", "catch_up", "drop", "stretch"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):

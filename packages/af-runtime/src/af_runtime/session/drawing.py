@@ -87,7 +87,7 @@ def _may_skip(session: Session) -> int:
 
     What has come must still fill a block, so that the avatar waits for nothing.
     """
-    is_live = session.phase is Phase.ACTIVE and session.late_policy != "stretch"
+    is_live = session.phase is Phase.ACTIVE and session.late_policy == "catch_up"
     if not session.frames_behind or not is_live:
         return 0
     num_waiting = sum(one.num_frames for one in session.utterances)

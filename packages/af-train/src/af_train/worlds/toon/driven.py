@@ -7,13 +7,12 @@ Motion begins at rest, as a stream begins with its portrait, and state is in the
 """
 
 import torch
+from af_core.geometry import TEMPORAL_STRIDE
 from torch import Tensor
 from torch.nn import functional as F
 
 from af_train.worlds.toon.motion import BLINK, Motion, speech_energy
 
-FRAMES_PER_DRIVE = 4
-"""Video frames of one latent frame, which share their numbers."""
 DRIVES = (
     "x",
     "y",
@@ -85,9 +84,9 @@ def _pushed(numbers: Tensor) -> Tensor:
     pushes = _MOVE_SCALE * numbers.sign() * (numbers.abs() - _MOVE_AT).clamp(min=0)
     n = torch.arange(160)
     response = (_RETURN ** (n + 1) - _SETTLE ** (n + 1)) / (_RETURN - _SETTLE)
-    unit = (response.square().sum() / FRAMES_PER_DRIVE).rsqrt()
-    train = torch.zeros(len(n) + FRAMES_PER_DRIVE * len(pushes))
-    train[len(n) :: FRAMES_PER_DRIVE] = pushes
+    unit = (response.square().sum() / TEMPORAL_STRIDE).rsqrt()
+    train = torch.zeros(len(n) + TEMPORAL_STRIDE * len(pushes))
+    train[len(n) :: TEMPORAL_STRIDE] = pushes
     return unit * F.conv1d(train[None, None], response.flip(0)[None, None])[0, 0]
 
 
@@ -99,18 +98,18 @@ def _glances(numbers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     for push, goal in zip(when, goals, strict=True):
         if push > _GLANCE_BACK_AT:
             now = goal if push > _GLANCE_AT else torch.zeros(2)
-        gaze += [now] * FRAMES_PER_DRIVE
+        gaze += [now] * TEMPORAL_STRIDE
     x, y = torch.stack(gaze).unbind(1)
     return x, y
 
 
 def _blinks(pushes: Tensor) -> Tensor:
     """Return how far lids are shut, ``[1 + 4 k]``; one blink ends before the next begins."""
-    blink = torch.zeros(1 + FRAMES_PER_DRIVE * len(pushes) + len(BLINK))
+    blink = torch.zeros(1 + TEMPORAL_STRIDE * len(pushes) + len(BLINK))
     last = -2
     for i, push in enumerate(pushes.tolist()):
         if push > _BLINK_AT and i - last >= 2:
-            first = 1 + FRAMES_PER_DRIVE * i
+            first = 1 + TEMPORAL_STRIDE * i
             blink[first : first + len(BLINK)] = torch.tensor(BLINK)
             last = i
-    return blink[: 1 + FRAMES_PER_DRIVE * len(pushes)]
+    return blink[: 1 + TEMPORAL_STRIDE * len(pushes)]
