@@ -53,6 +53,25 @@ def test_blocks_that_enter_unheard_are_rolled_out_as_they_stream():
     assert made.clip.shape == made.emitted.shape
 
 
+@pytest.mark.parametrize("slots", [1, 4])
+def test_the_first_noise_is_what_blocks_came_in_as(slots):
+    streamer, shape = engine(slots=slots), (BLOCK, *FACE.shape[2:])
+    made = rolled(streamer)
+    top = len(streamer.scheduler.timesteps) - 1
+    drawn = {}
+
+    class Noted:
+        def draw(self, seeds, block, rung, shape):
+            noise = streamer.noise.draw(seeds, block, rung, shape)
+            drawn[block, rung] = noise
+            return noise
+
+    rolled(attrs.evolve(streamer, noise=Noted()))
+    wanted = torch.cat([drawn[block, top] for block in range(BLOCKS)], 1)
+    assert wanted.shape[1:] == (BLOCKS * BLOCK, *shape[1:])
+    assert torch.equal(made.first_noise(), wanted)
+
+
 @pytest.mark.parametrize("offset", range(4))
 def test_windows_with_gradients_tile_the_clip_at_the_known_levels(offset):
     made = rolled(engine(), offset)
@@ -248,7 +267,7 @@ def test_no_more_than_one_window_is_held_for_the_backward_pass():
     made = rolled(engine(), 3)
     field = torch.ones_like(made.clip)
     alone = [
-        most_saved(lambda w=w: w.clean(w.kept.again(made.network)).sum().backward())
+        most_saved(lambda w=w: w.clean(w.kept.again(made.engine.denoiser)).sum().backward())
         for w in made.windows
     ]
     held = most_saved(lambda: made.backward(field))

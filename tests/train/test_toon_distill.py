@@ -39,7 +39,7 @@ def directory(tmp_path_factory, one_thread):
         "samples": torch.randint(-9000, 9000, (n, 81 * 640), generator=g).to(torch.int16),
         "mouths": torch.zeros(n, 81, 5),
         "motions": torch.zeros(n, 81, 9),
-        "drives": torch.zeros(n, 20, 10),
+        "drives": torch.randn(n, 20, 10, generator=g),
     }
     save_file(shard, made / "latents" / "00000000.safetensors")
     return made
@@ -114,6 +114,9 @@ def test_a_run_of_latents_comes_with_the_speech_of_its_frames(directory):
         if torch.equal(clips.latents[found, s : s + 5].float(), short.clip[0])
     ]
     assert len(places) == 1
+    assert short.told is None
+    told = ToonSource(pool, ears, 5, coupled=True).draw((2,)).told
+    assert torch.equal(told[0], clips.drives[found, places[0] - 1 : places[0] + 4])
     torch.testing.assert_close(
         short.rows[0, 0], ears_at(short, source, places[0]), atol=1e-5, rtol=1e-4
     )

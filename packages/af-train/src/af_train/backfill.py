@@ -23,6 +23,7 @@ from af_train.levels import euler_grid, grid_indices
 from af_train.networks import Conditions
 from af_train.objectives.needs import clip_of, num_blocks
 from af_train.ode_store import Header, has_shard, noise_of, shard_path, write_shard
+from af_train.parallel import Precision, products_in
 from af_train.trajectories import Velocity, guided_velocity, teacher_forced_velocity, trajectory
 
 
@@ -41,6 +42,8 @@ class BackfillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is read where there is no prompt; None reads zeros."""
     mask: Literal["bidirectional", "teacher_forced"] = "bidirectional"
     """``teacher_forced`` is for a causal teacher: each block over the true past."""
+    precision: Precision = "float32"
+    """Products of the teacher's passes; states are float32 always."""
     seed: int = 0
     batch_size: int = 16
     clips_per_shard: int = 256
@@ -79,6 +82,7 @@ class Backfill:
             text_guidance_weight=c.text_guidance_weight,
             negative_prompt=c.negative_prompt,
             mask=c.mask,
+            precision=c.precision,
             teacher=weights_hash(self.teacher),
             seed=c.seed,
             num_clips=c.num_clips,
@@ -93,7 +97,9 @@ class Backfill:
         keep = grid_indices(self.sigmas, c.num_steps, c.shift)
         shape = (len(batch), batch.num_frames, *batch.portrait.shape[2:])
         noise = noise_of(batch.seeds, batch.portrait.new_empty(shape))
-        return trajectory(self._velocity(batch), noise, euler_grid(c.num_steps, c.shift), keep)
+        grid = euler_grid(c.num_steps, c.shift)
+        with products_in(c.precision, noise.device.type):
+            return trajectory(self._velocity(batch), noise, grid, keep)
 
     def _velocity(self, batch: Batch) -> Velocity:
         given = Conditions(batch.portrait, batch.rows, batch.text)

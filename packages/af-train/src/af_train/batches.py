@@ -28,6 +28,9 @@ class Batch:
     """Prompt embeddings ``[b or 1, token, d]``, for networks that take text."""
     states: Tensor | None = None
     """A teacher's trajectory at the rungs of the ladder, cleanest last: ``[b, s, f, c, h, w]``."""
+    told: Tensor | None = None
+    """Numbers that decided each frame of the clip, ``[b, f, n]``: noise that is added to it says
+    them (``coupling``). None: noise is independent."""
     weights: Tensor | None = None
     """How much each element of a clip counts where errors are averaged, ``[c or 1, h, w]`` with
     mean 1; None lets all count alike."""

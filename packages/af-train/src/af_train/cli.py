@@ -22,7 +22,7 @@ _console = Console(stderr=True)
 _BAD_CONFIG = 78
 _USAGE = 2
 _RECIPES = (
-    "toon, toon_sync, toon_teacher|backfill|ode|dmd; lamp; paper_1_3b_teacher|backfill|ode|dmd; "
+    "toon, toon_sync; toon_distill or toon_teacher|backfill|ode|dmd; lamp, paper_1_3b alike; "
     "liveavatar_teacher|forcing|dmd; a family's name alone runs its stages in order"
 )
 _WORLDS = ("toon", "lamp", "paper_1_3b")

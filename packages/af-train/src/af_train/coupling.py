@@ -25,6 +25,11 @@ def plant(noise: Tensor, numbers: Tensor) -> Tensor:
     return torch.cat([told, noise[..., count:, :, :]], -3)
 
 
+def tell(noise: Tensor, numbers: Tensor | None) -> Tensor:
+    """Return noise that says these numbers, or the noise itself if there are none."""
+    return noise if numbers is None else plant(noise, numbers)
+
+
 def read(noise: Tensor, count: int) -> Tensor:
     """Return the first ``count`` numbers that ``noise [..., c, h, w]`` says, ``[..., count]``."""
     return noise[..., :count, :, :].mean((-2, -1)) * _root_of_cells(noise)

@@ -50,6 +50,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weight of the prompt; None: as ``guidance_weight``, in one pass."""
     negative_prompt: str | None = None
     """What was read where there was no prompt; None: zeros."""
+    precision: str = "float32"
+    """Products of the teacher's passes."""
 
     @property
     def num_shards(self) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import attrs
@@ -17,6 +18,13 @@ Precision = Literal["float32", "bfloat16"]
 _METHODS = ("open", "embed_audio", "silence", "modulation", "recall_modulation", "denoise")
 """What is called of a network besides its forward; each gathers its weights first."""
 _LAYER_METHODS = ("modulate", "read", "qkv", "finish")
+
+
+def products_in(precision: Precision, device: str) -> AbstractContextManager[Any]:
+    """Return the context in which products have this precision and sums stay float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.split(":")[0], torch.bfloat16)
 
 
 @attrs.frozen

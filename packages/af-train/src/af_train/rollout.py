@@ -31,8 +31,18 @@ class Rollout:
     clip: Tensor
     """The mosaic ``[b, f, c, h, w]``: each frame as a window with gradients estimated it."""
     windows: tuple["Window", ...]
-    network: Any
-    """The student, ``Trainable``."""
+    engine: Streamer[Any]
+    """What made them; its denoiser is the student, ``Trainable``."""
+    seeds: tuple[int, ...]
+    """One seed of the engine's noise for each clip."""
+
+    def first_noise(self) -> Tensor:
+        """Return the noise that each frame began as, ``[b, f, c, h, w]``, drawn again."""
+        size, top = self.engine.block_latents, len(self.engine.scheduler.timesteps) - 1
+        shape = (size, *self.clip.shape[2:])
+        blocks = range(self.clip.shape[1] // size)
+        parts = [self.engine.noise.draw(self.seeds, block, top, shape) for block in blocks]
+        return torch.cat(parts, dim=1).to(self.clip)
 
     def backward(self, field: Tensor, first: int = 0) -> None:
         """Accumulate d<clip, field>/d weights, window by window; ``field`` is shaped as the clip.
@@ -47,7 +57,7 @@ class Rollout:
         """Yield each window past ``first`` and its clean estimate, computed anew with gradients."""
         for window in (w for w in self.windows if w.frames.stop > first):
             with torch.enable_grad():
-                yield window, window.clean(window.kept.again(self.network))
+                yield window, window.clean(window.kept.again(self.engine.denoiser))
 
 
 @attrs.frozen(eq=False)
@@ -102,7 +112,7 @@ def roll_out(
     emitted = torch.cat([*engine.stream(state, given.rows.split(step_rows, dim=1))], dim=1)
     windows = tuple(_window(p, streamer, schedule, emitted.shape[1]) for p in tape.passes)
     parts = [window.clean(window.kept.output) for window in windows]
-    return Rollout(emitted, torch.cat(parts, dim=1), windows, streamer.denoiser)
+    return Rollout(emitted, torch.cat(parts, dim=1), windows, streamer, seeds)
 
 
 def _window(

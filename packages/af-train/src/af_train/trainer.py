@@ -7,7 +7,6 @@ teacher of sixty thousand weights on one core and three networks of billions on 
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from af_train.draws import sample_seeds, shared
 from af_train.journal import Journal
 from af_train.loop import TrainingDivergedError, progress_bar, warm_cosine
 from af_train.objectives.contract import Losses, Objective, Turn, drawn_at
-from af_train.parallel import Precision, World, shard, whole, whole_weights
+from af_train.parallel import Precision, World, products_in, shard, whole, whole_weights
 
 
 class OutOfMemoryError(AvatarForcingError):
@@ -236,7 +235,7 @@ class Trainer:
         batch = self.source.draw(sample_seeds(c.seed, drawn, name, numbers))
         turn = Turn(name, self.step, shared(c.seed, drawn, name), 1 / c.accumulate)
         try:
-            with self._precision():
+            with products_in(self._precision(), self.world.device):
                 return self.objective.backward(turn, self.networks, batch.to(self.world.device))
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
@@ -244,10 +243,8 @@ class Trainer:
                 "Lower batch_size and raise accumulate by the same factor; then set recompute=true."
             ) from error
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "float32" or self.world.size > 1:  # then shards see to it
-            return nullcontext()
-        return torch.autocast(self.world.device.split(":")[0], torch.bfloat16)
+    def _precision(self) -> Precision:
+        return self.config.precision if self.world.size == 1 else "float32"  # shards see to it
 
     def _diverged(self, name: str, losses: Losses) -> TrainingDivergedError:
         last = checkpoints.newest(self.directory)

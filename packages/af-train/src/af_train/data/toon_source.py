@@ -23,6 +23,8 @@ class ToonSource:
     pool: LatentPool
     ears: MelConvEncoder
     num_frames: int
+    coupled: bool = False
+    """Whether batches tell the numbers that decided how their people move."""
 
     def draw(self, seeds: Sequence[int]) -> Batch:
         """Return one run per seed, its speech, and a portrait of who speaks."""
@@ -38,6 +40,7 @@ class ToonSource:
             ),
             seeds=tuple(seeds),
             clip=torch.stack([z[s] for z, s in zip(clips.latents, runs, strict=True)]).float(),
+            told=_told(clips, starts, self.num_frames) if self.coupled else None,
         )
 
     @torch.no_grad()
@@ -46,6 +49,11 @@ class ToonSource:
         samples = clips.samples.float() / 32768
         heard = [augment(samples[i : i + 1], rng) for i, rng in enumerate(rngs)]
         return self.ears(torch.cat(heard))[:, 1:]
+
+
+def _told(clips: LatentClips, starts: Sequence[int], num_frames: int) -> Tensor:
+    rows = [slice(start - 1, start - 1 + num_frames) for start in starts]
+    return torch.stack([d[r] for d, r in zip(clips.drives, rows, strict=True)])
 
 
 def _portraits(clips: LatentClips, rngs: Sequence[torch.Generator]) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from af_train import draws
 from af_train.batches import Batch
+from af_train.coupling import read, tell
 from af_train.guidance import Guidance
 from af_train.levels import per_frame, score_sigmas
 from af_train.masks import bidirectional
@@ -45,6 +46,8 @@ class _Scored:
     clip: Tensor
     first: int
     """Frames of the roll-out before it."""
+    told: Tensor | None = None
+    """Numbers that the noise of its frames said, ``[b, f, n]``, if they count."""
 
 
 def shortened(batch: Batch, blocks: int, block_latents: int) -> Batch:
@@ -117,12 +120,14 @@ class Dmd:
     def end_of(self, batch: Batch, made: Rollout) -> "_Scored":
         """Return the part of a roll-out that is scored, and what it follows on."""
         scored = (self.options.scored_blocks or 0) * self.geometry.block_latents
-        first = made.clip.shape[1] - scored
+        first, coupled = made.clip.shape[1] - scored, self.options.coupled
+        told = read(made.first_noise(), coupled) if coupled else None
         if self.longer is None or first <= 0:
-            return _Scored(batch, made.clip, 0)
+            return _Scored(batch, made.clip, 0, told)
         portrait = self.longer.last_picture(made.emitted[:, :first], batch.portrait)
         rest = attrs.evolve(batch, portrait=portrait, rows=batch.rows[:, 4 * first :], clip=None)
-        return _Scored(rest, made.clip[:, first:], first)
+        told = None if told is None else told[:, first:]
+        return _Scored(rest, made.clip[:, first:], first, told)
 
     def streamer(self, student: Any) -> Streamer[Any]:
         """Return the engine that serves users, its clean passes apart from those with gradients."""
@@ -141,7 +146,7 @@ class Dmd:
     def _student(self, turn: Turn, networks: Networks, batch: Batch) -> Losses:
         made = self.roll_out(turn, networks[STUDENT], batch)
         end = self.end_of(batch, made)
-        noisy, sigma, _ = self._noised(turn, batch, end.clip)
+        noisy, sigma, _ = self._noised(turn, end)
         gradient = self._gradient(networks, end.batch, end.clip, noisy, sigma)
         frames = self._scored(end.clip)
         field = turn.share * gradient_field(gradient, frames)
@@ -162,7 +167,7 @@ class Dmd:
 
     def _critic(self, turn: Turn, networks: Networks, seen: "_Scored") -> Losses:
         batch, clip = seen.batch, seen.clip
-        noisy, sigma, noise = self._noised(turn, batch, clip)
+        noisy, sigma, noise = self._noised(turn, seen)
         given, plan = conditions_of(batch), bidirectional(noisy.shape[1])
         velocity = predict_velocity(networks[CRITIC], noisy, sigma, given, plan)
         frames = self._scored(clip)
@@ -172,12 +177,14 @@ class Dmd:
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 
-    def _noised(self, turn: Turn, batch: Batch, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _noised(self, turn: Turn, seen: "_Scored") -> tuple[Tensor, Tensor, Tensor]:
         """Return the clip at one level for each sample, ``sigma [b, f]``, and the noise."""
-        o, again = self.options, turn.step - self.drawn_at(turn.role, turn.step)
+        o, batch, clip = self.options, seen.batch, seen.clip
+        again = turn.step - self.drawn_at(turn.role, turn.step)
         u = draws.uniform(batch.seeds, f"score level{again or ''}")
         sigma = score_sigmas(u, o.shift, o.lowest, o.highest)[:, None].expand(clip.shape[:2])
         sigma, noise = sigma.to(clip), draws.normal(batch.seeds, f"score noise{again or ''}", clip)
+        noise = tell(noise, seen.told)
         level = per_frame(sigma, clip)
         return (1 - level) * clip + level * noise, sigma, noise
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from af_train import draws
 from af_train.batches import Batch
+from af_train.coupling import tell
 from af_train.levels import logit_normal, per_frame, shifted
 from af_train.masks import bidirectional, block_causal
 from af_train.networks import Conditions, Networks, predict_velocity
@@ -51,7 +52,8 @@ class FlowMatching:
         """See ``Objective.backward``."""
         clean, plan, sigma = clip_of(batch), *self._task(batch)
         sigma = sigma.to(clean)
-        noise, level = draws.normal(batch.seeds, "noise", clean), per_frame(sigma, clean)
+        noise = tell(draws.normal(batch.seeds, "noise", clean), batch.told)
+        level = per_frame(sigma, clean)
         noisy, given = (
             (1 - level) * clean + level * noise,
             dropped(self.options, batch, self.negative),

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from af_train import draws
 from af_train.batches import Batch
+from af_train.levels import per_frame
 from af_train.masks import block_causal, over_clean_past
 from af_train.networks import Conditions, Networks, Trainable, predict_clean
 from af_train.objectives.contract import STUDENT, Losses, Turn
 from af_train.objectives.needs import element_weights, num_blocks, states_of
+from af_train.objectives.options import BelowTop
 
 
 @attrs.frozen(eq=False)
@@ -45,6 +47,7 @@ class OdeRegression:
     scheduler: WindowScheduler
     anchors: DualAnchorCache
     geometry: Geometry
+    below_top: BelowTop = "trajectory"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -76,7 +79,8 @@ def block_causal_task(o: OdeRegression, turn: Turn, batch: Batch, states: Tensor
     blocks = num_blocks(batch, size)
     rung = draws.integers(batch.seeds, "rung", rungs, blocks).repeat_interleave(size, 1)
     plan = block_causal(o.anchors, blocks, size)
-    return Task(at_rungs(states, rung), rung, states[:, -1], plan, states[:, -1, :0])
+    noisy = standing(o, batch, states, rung)
+    return Task(noisy, rung, states[:, -1], plan, states[:, -1, :0])
 
 
 def window_task(o: OdeRegression, turn: Turn, batch: Batch, states: Tensor) -> Task:
@@ -92,7 +96,7 @@ def window_task(o: OdeRegression, turn: Turn, batch: Batch, states: Tensor) -> T
     rung = rung.repeat_interleave(size).expand(len(batch), -1)
     frames, end = slice(first * size, (last + 1) * size), states[:, -1]
     plan = over_clean_past(o.anchors, first, len(ages), size)
-    noisy = at_rungs(states[:, :, frames], rung)
+    noisy = standing(o, batch, states[:, :, frames], rung)
     return Task(noisy, rung, end[:, frames], plan, end[:, : frames.start])
 
 
@@ -116,6 +120,17 @@ TASKS = {
     "window": window_task,
     "teacher_forced": teacher_forced_task,
 }
+
+
+def standing(o: OdeRegression, batch: Batch, states: Tensor, rung: Tensor) -> Tensor:
+    """Return what stands at ``rung [b, f]``: states, or fresh noise on the end below the top."""
+    noisy = at_rungs(states, rung)
+    if o.below_top == "trajectory":
+        return noisy
+    end, level = states[:, -1], per_frame(o.scheduler.sigmas[rung], noisy)
+    fresh = (1 - level) * end + level * draws.normal(batch.seeds, "fresh noise", end)
+    is_top = per_frame(rung == len(o.scheduler.timesteps) - 1, noisy).bool()
+    return torch.where(is_top, noisy, fresh)
 
 
 def at_rungs(states: Tensor, rung: Tensor) -> Tensor:

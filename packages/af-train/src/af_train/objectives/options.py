@@ -7,6 +7,7 @@ from af_core.errors import ConfigError
 from af_core.plugins import BuildContext
 
 ErrorsOf = Literal["velocity", "clean"]
+BelowTop = Literal["trajectory", "renoised"]
 
 
 class FlowMatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,10 +63,13 @@ class OdeRegressionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     mask: Literal["block_causal", "window"] = "block_causal"
     """``block_causal``: every block at a rung of its own over the noisy past, as published.
     ``window``: one window of a stream, one rung apart, over the clean past."""
+    below_top: BelowTop = "trajectory"
+    """What stands on the rungs below the top: states of the trajectory, as published, or its end
+    under fresh noise (``renoised``), as a stream that adds fresh noise has them."""
 
     def build(self, context: BuildContext) -> Any:
         """Build the objective over the pipeline's window scheduler and anchor cache."""
-        return _regression(self.mask, context)
+        return _regression(self.mask, context, self.below_top)
 
 
 class CausalOdeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +112,9 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the critic's loss compares, as for its teacher."""
     skip_blocks: int = 0
     """Leading blocks of a clip that are not scored."""
+    coupled: int = 0
+    """Numbers that the noise of a clip says (``coupling``), for a teacher that learned from such
+    noise: clips of the student are scored under noise that says what their own noise said."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -116,11 +123,11 @@ class DmdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         counts = min(self.critic_updates, self.critic_draws)
         if min(self.scored_blocks or 1, self.least_blocks or 1) < 1:
             raise ConfigError("scored_blocks and least_blocks must be at least 1, or null.")
-        if counts < 1 or self.skip_blocks < 0 or self.lowest <= 0:
+        if counts < 1 or min(self.skip_blocks, self.coupled) < 0 or self.lowest <= 0:
             raise ConfigError(
                 f"critic_updates={self.critic_updates} and critic_draws={self.critic_draws} must "
-                f"be at least 1, skip_blocks={self.skip_blocks} at least 0 and "
-                f"lowest={self.lowest} above 0."
+                f"be at least 1, skip_blocks={self.skip_blocks} and coupled={self.coupled} at "
+                f"least 0 and lowest={self.lowest} above 0."
             )
 
     def build(self, context: BuildContext) -> Any:
@@ -159,11 +166,11 @@ def stage(context: BuildContext, kind: str) -> Any:
     return context.stages[kind]
 
 
-def _regression(mask: str, context: BuildContext) -> Any:
+def _regression(mask: str, context: BuildContext, below_top: BelowTop = "trajectory") -> Any:
     from af_train.objectives.ode_regression import TASKS, OdeRegression
 
     scheduler, anchors = stage(context, "window_scheduler"), stage(context, "anchor_cache")
-    return OdeRegression(TASKS[mask], scheduler, anchors, context.geometry)
+    return OdeRegression(TASKS[mask], scheduler, anchors, context.geometry, below_top)
 
 
 def _negative(context: BuildContext, prompt: str | None) -> Any:

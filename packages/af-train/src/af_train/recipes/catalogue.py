@@ -1,4 +1,4 @@
-"""Recipes by name: FAMILY runs a whole chain, FAMILY_STAGE one stage of it."""
+"""Recipes by name: FAMILY_STAGE is one stage; FAMILY, or FAMILY_distill, the whole chain."""
 
 import difflib
 from collections.abc import Callable, Iterator
@@ -30,13 +30,29 @@ class Family:
     """Puts the chain together; reads data and weights."""
     directory: str
     """Where it works unless told otherwise."""
+    whole: str
+    """Name that runs the whole chain."""
 
 
 FAMILIES = (
     Family(
-        "toon", "the embedded avatar", _DISTILL, toon_distill_recipe, toon_chain, "runs/distill"
+        "toon",
+        "the embedded avatar",
+        _DISTILL,
+        toon_distill_recipe,
+        toon_chain,
+        "runs/distill",
+        "toon_distill",
     ),
-    Family("lamp", "the lamp world, in a minute", _DISTILL, lamp_recipe, lamp_chain, "runs/lamp"),
+    Family(
+        "lamp",
+        "the lamp world, in a minute",
+        _DISTILL,
+        lamp_recipe,
+        lamp_chain,
+        "runs/lamp",
+        "lamp",
+    ),
     Family(
         "paper_1_3b",
         "AvatarForcing's chain over its 1.3 B network",
@@ -44,6 +60,7 @@ FAMILIES = (
         paper_recipe,
         paper_chain,
         "runs/paper_1_3b",
+        "paper_1_3b",
     ),
     Family(
         "liveavatar",
@@ -52,6 +69,7 @@ FAMILIES = (
         liveavatar_recipe,
         liveavatar_chain,
         "runs/liveavatar",
+        "liveavatar",
     ),
 )
 
@@ -59,7 +77,7 @@ FAMILIES = (
 def names() -> Iterator[str]:
     """Yield the name of every family and stage."""
     for family in FAMILIES:
-        yield family.name
+        yield family.whole
         yield from (f"{family.name}_{stage}" for stage in family.stages)
 
 
@@ -69,7 +87,7 @@ def find(name: str) -> tuple[Family, str | None]:
     Raises ``UnknownNameError`` with the nearest name there is.
     """
     for family in FAMILIES:
-        if name == family.name:
+        if name == family.whole:
             return family, None
         for stage in family.stages:
             if name == f"{family.name}_{stage}":

@@ -97,7 +97,7 @@ def dry_run(
         else:
             told.append(_stage(name, part, *size))
     return DryRun(
-        family.name if stage is None else f"{family.name}_{stage}",
+        family.whole if stage is None else f"{family.name}_{stage}",
         world.size,
         f"{config.num_layers} layers of {config.dim}, {_count(count(config))} parameters",
         f"portrait + {frames} latents of {geometry.tokens_per_latent} tokens",

@@ -16,6 +16,7 @@ from af_core.models.tiny_vae import TinyVAE
 from af_core.models.wan_config import CausalWanConfig
 from af_core.plugins import BuildContext
 from af_core.plugins.builtin.loading import seeded, shape_of
+from msgspec.structs import replace
 from torch import Tensor
 
 from af_train.backfill import BackfillConfig
@@ -28,6 +29,7 @@ from af_train.parallel import World
 from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe
 from af_train.recipes.toon_student import calm_start, channel_weights, mouth_weights
 from af_train.trainer import RoleConfig, TrainerConfig
+from af_train.worlds.toon.driven import DRIVES
 
 
 class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,8 +43,10 @@ class ToonDistillRecipe(DistillRecipe, frozen=True, forbid_unknown_fields=True, 
     """Folder of clips that ``af-train prepare`` made; without it the toon world is drawn."""
     num_clips: int = 4096
     """Clips of 81 frames; made in the directory's ``latents`` unless they are there."""
-    liveliness: float = 1.0
-    """How far heads move and eyes glance in them."""
+    liveliness: float = 0.35
+    """How far heads move and eyes glance in them, as in the recipe ``toon``."""
+    coupled: bool = True
+    """Whether the teacher learns from noise that says how people will move (``coupling``)."""
     num_frames: int = 12
     """Latent frames of a training clip."""
     gate: Literal["on", "off"] = "on"
@@ -104,6 +108,7 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     built = build_stages(pipeline, "cpu")
     config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
     if recipe.data is None:
+        recipe = _told(recipe)
         source = _toon_world(directory / "latents", recipe, built, world)
     else:
         source = open_clips(Path(recipe.data), pipeline, built, recipe.num_frames)
@@ -114,6 +119,12 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     shipped = built["denoiser"].state_dict if pipeline.stages["denoiser"].config.weights else None
     emphasis = None if recipe.data else _emphasis(built["decoder"])
     return Distillation(directory, context, make, source, recipe, world, gate, shipped, emphasis)
+
+
+def _told(recipe: ToonDistillRecipe) -> ToonDistillRecipe:
+    """Score the student under noise that says as much as that of its teacher's training."""
+    options = {"coupled": len(DRIVES) if recipe.coupled else 0} | recipe.dmd.options
+    return replace(recipe, dmd=replace(recipe.dmd, options=options))
 
 
 def _emphasis(decoder: Any) -> Tensor | None:
@@ -132,7 +143,8 @@ def _toon_world(
         ):
             pass
     world.wait()
-    return ToonSource(LatentPool(folder), built["audio_encoder"], recipe.num_frames)
+    pool = LatentPool(folder)
+    return ToonSource(pool, built["audio_encoder"], recipe.num_frames, recipe.coupled)
 
 
 def _gate(stages: Mapping[str, Any], recipe: ToonDistillRecipe) -> TeacherGate:
