@@ -11,6 +11,7 @@ from af_train.backfill import Backfill, BackfillConfig, weights_hash
 from af_train.levels import GridError, euler_grid, grid_indices
 from af_train.ode_store import StoreError, TrajectoryStore, noise_of, read_header
 from af_train.trajectories import trajectory
+from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,6 +72,16 @@ def test_guidance_of_one_asks_the_teacher_once_and_more_moves_the_end():
         for w in (1.0, 2.0)
     ]
     assert (ends[0] - ends[1]).abs().max() > 1e-3
+
+
+def test_halved_precision_is_that_of_products_and_moves_ends_a_little():
+    batch = t.Clips().draw((1, 2))
+    whole, halved = (
+        job(config=replace(CONFIG, precision=p)).states(batch) for p in ("float32", "bfloat16")
+    )
+    assert halved.dtype == torch.float32 and torch.equal(halved[:, 0], whole[:, 0])
+    off = (halved - whole)[:, -1].square().mean() / whole[:, -1].square().mean()
+    assert 0 < off < 1e-3
 
 
 def test_a_causal_teacher_sees_no_later_block_of_the_truth():
@@ -134,6 +145,7 @@ def test_a_stopped_backfill_goes_on_and_touches_nothing_that_is_there(tmp_path):
         ({"seed": 1}, "teacher"),
         ({"config": BackfillConfig(7, 5, 5.0, 3.0, clips_per_shard=3)}, "guidance_weight: 1.5"),
         ({"config": BackfillConfig(7, 10, clips_per_shard=3)}, "num_steps: 5, not 10"),
+        ({"config": replace(CONFIG, precision="bfloat16")}, "precision"),
         ({"ladder": LADDER[:3]}, "sigmas"),
     ],
 )

@@ -14,6 +14,8 @@ from af_train.recipes.paper import paper_chain, paper_recipe
 from af_train.recipes.settings import UnknownNameError
 from af_train.recipes.toon_distill import toon_chain, toon_distill_recipe
 
+ALONE = ("toon", "toon_sync")
+"""Recipes that belong to no chain of teacher and student; the commands run them themselves."""
 _DISTILL = ("teacher", "backfill", "ode", "dmd")
 
 
@@ -75,7 +77,8 @@ FAMILIES = (
 
 
 def names() -> Iterator[str]:
-    """Yield the name of every family and stage."""
+    """Yield the name of every recipe."""
+    yield from ALONE
     for family in FAMILIES:
         yield family.whole
         yield from (f"{family.name}_{stage}" for stage in family.stages)
@@ -92,6 +95,8 @@ def find(name: str) -> tuple[Family, str | None]:
         for stage in family.stages:
             if name == f"{family.name}_{stage}":
                 return family, stage
+    if name in ALONE:
+        raise UnknownNameError(f"{name} is a recipe of one piece: it has no stages and no dry run.")
     close = difflib.get_close_matches(name, [*names()], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise UnknownNameError(f"No recipe named {name!r}.{hint} There are: {', '.join(names())}.")
