@@ -71,16 +71,22 @@ def fuzz_worker(count, seed=0):
         until = time.monotonic() + PATIENCE_S
         while service.server.num_sessions and time.monotonic() < until:
             time.sleep(0.01)
-        while leftovers.descriptors() != before["descriptors"] and time.monotonic() < until:
+        while _more(leftovers.holdings(), before) and time.monotonic() < until:
             time.sleep(0.01)  # the system closes lines a moment after their ends did
         after = leftovers.holdings()
     if codes[Code.INTERNAL]:
         trouble.append(f"{codes[Code.INTERNAL]} faults of the worker")
-    if before["descriptors"] != after["descriptors"] or after["objects"]:
-        trouble.append(f"left over: {before} became {after}")
+    if left := _more(after, before):
+        trouble.append(f"left over: {left}")
     if grown > MOST_GROWTH_MIB:
         trouble.append(f"memory grew by {grown:.1f} MiB")
     return {"messages": len(rounds) * BATCH, "codes": dict(codes), "trouble": trouble}
+
+
+def _more(after, before):
+    """Return what there is more of; what was there before may have gone meanwhile."""
+    kinds = ("objects", "descriptors")
+    return {k: dict(more) for k in kinds if (more := Counter(after[k]) - Counter(before[k]))}
 
 
 def _served(service):
