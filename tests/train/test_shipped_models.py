@@ -13,7 +13,9 @@ from af_train.metrics import signals
 from af_train.metrics.readers import load_readers
 from af_train.metrics.toon_gate import check_autoencoder
 from af_train.metrics.toon_suite import silent_opening
+from af_train.metrics.toon_syncnet import load_toon_syncnet
 from af_train.recipes.toon_autoencoder import TOON_VAE
+from af_train.recipes.toon_sync import check_sync, footage
 from af_train.worlds.toon import Synthesiser, sample_clip
 from af_train.worlds.toon.speech import HELD_OUT_VOICES
 from typer.testing import CliRunner
@@ -47,6 +49,12 @@ def test_a_person_is_more_like_himself_than_like_another(readers, clip):
     likeness = torch.cosine_similarity(moving[:, None], portraits[None], dim=-1).mean(0)
     assert likeness[0] > 0.8
     assert likeness[0] > likeness[1] + 0.3
+
+
+def test_the_shipped_sync_network_finds_shifts_and_tells_strangers():
+    unseen = footage(650_000_500, 4, 100, HELD_OUT_VOICES)
+    check = check_sync(load_toon_syncnet(), unseen)
+    assert check.passed, check
 
 
 def test_the_autoencoder_passes_its_gate(readers):

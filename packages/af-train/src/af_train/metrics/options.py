@@ -248,8 +248,9 @@ class SyncOptions(_Options, frozen=True, forbid_unknown_fields=True):
 class ToonSyncOptions(_Options, frozen=True, forbid_unknown_fields=True):
     """Sync-C and Sync-D of toon mouths, by the network that ``af-train run toon_sync`` trains."""
 
-    weights: str
-    """``toon_sync.safetensors`` in the directory of that run."""
+    weights: str | None = None
+    """``toon_sync.safetensors`` in the directory of such a run; None: the network that comes with
+    the package."""
     padding: Literal["eval", "reward"] = "reward"
     """Beyond its ends, sound is zeros (``eval``), or only the overlap counts (``reward``)."""
     reach: Count = 15

@@ -17,7 +17,7 @@ from af_train.metrics.mfcc import mfcc_windows
 from af_train.metrics.options import SyncOptions, ToonSyncOptions
 from af_train.metrics.sync_scores import sync_scores
 from af_train.metrics.syncnet import SIZE, WINDOW_FRAMES, SyncNet, load_syncnet
-from af_train.metrics.toon_syncnet import ToonSync, ToonSyncNet
+from af_train.metrics.toon_syncnet import ToonSync, ToonSyncNet, load_toon_syncnet
 
 _MARGIN = 0.4
 _SMOOTH = 13
@@ -85,7 +85,9 @@ class Sync:
 
     @classmethod
     def toon(cls, options: ToonSyncOptions, context: BuildContext) -> "Sync":
-        """Load the toon SyncNet from the file of the options."""
+        """Load the toon SyncNet from the file of the options, or the shipped one."""
+        if options.weights is None:
+            return cls(ToonSync(load_toon_syncnet()), options)
         network = ToonSyncNet()
         load(network, context.path(options.weights))
         return cls(ToonSync(network.eval().requires_grad_(False)), options)

@@ -1,8 +1,11 @@
 """A small SyncNet for the toon world: mouths and mel rows in one space, trained here."""
 
+from importlib.resources import files
+
 import attrs
 import torch
 from af_audio.mel import HOP, WINDOW, log_mel, mel_filters
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,6 +95,14 @@ class ToonSync:
     def sound(self, samples: Tensor, /) -> Tensor:
         """Embed mel windows."""
         return self.network.hear(self.network.mel_windows(samples[None])[0])
+
+
+def load_toon_syncnet() -> ToonSyncNet:
+    """Load the network that comes with the package."""
+    file = files("af_train") / "metrics" / "weights" / "toon_sync.safetensors"
+    network = ToonSyncNet()
+    network.load_state_dict({k: v.float() for k, v in load(file.read_bytes()).items()})
+    return network.eval().requires_grad_(False)
 
 
 def mouths_of(frames: Tensor, boxes: Tensor) -> Tensor:
