@@ -17,7 +17,7 @@ from af_train.data.clip_store import FORMAT, ClipHeader, Note, Outcome, write_no
 from af_train.data.encoders import Encoders
 from af_train.ode_store import TrajectoryStore
 from af_train.parallel import World
-from af_train.recipes.catalogue import FAMILIES, find, names
+from af_train.recipes.catalogue import ALONE, FAMILIES, find, names
 from af_train.recipes.dry_run import count, dry_run
 from af_train.recipes.paper import paper_recipe
 from af_train.recipes.published import with_effective_batch
@@ -214,7 +214,9 @@ def test_the_command_tells_what_it_would_do_and_slips_are_named(home):
     assert isinstance(command("paper_1_3b_dmdd", "--dry-run").exception, UnknownNameError)
     with pytest.raises(UnknownNameError, match="Did you mean 'liveavatar_dmd'"):
         find("liveavatar_dmb")
-    assert len({*names()}) == sum(1 + len(f.stages) for f in FAMILIES)
+    assert len({*names()}) == len(ALONE) + sum(1 + len(f.stages) for f in FAMILIES)
+    with pytest.raises(UnknownNameError, match="toon is a recipe of one piece"):
+        find("toon")
 
 
 def test_without_recordings_the_command_that_prepares_them_is_named(tmp_path):

@@ -149,7 +149,7 @@ class Dmd:
         noisy, sigma, _ = self._noised(turn, end)
         gradient = self._gradient(networks, end.batch, end.clip, noisy, sigma)
         frames = self._scored(end.clip)
-        field = turn.share * gradient_field(gradient, frames)
+        field = turn.share * gradient_field(gradient * element_weights(batch), frames)
         made.backward(torch.cat([torch.zeros_like(made.clip[:, : end.first]), field], 1), end.first)
         return {"loss": 0.5 * gradient[:, frames].square().mean()}
 

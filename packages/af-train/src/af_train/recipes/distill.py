@@ -285,7 +285,10 @@ class Distillation:
         if where != "shipped":
             load(network, Path(where))
         elif self.shipped is None:
-            raise ConfigError("begin=shipped: this pipeline comes without weights. Name a file.")
+            raise ConfigError(
+                "begin=shipped: this pipeline comes without weights. Name a file, or begin from "
+                "nothing with begin=null."
+            )
         else:
             network.load_state_dict(self.shipped())
 
