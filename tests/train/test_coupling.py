@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from af_core.errors import ShapeError
-from af_train.coupling import plant, read
+from af_train.coupling import plant, read, tell
 from af_train.worlds.toon.driven import DRIVES, driven_motion
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +40,13 @@ def test_planted_noise_is_standard_normal():
 def test_noise_without_room_is_refused():
     with pytest.raises(ShapeError, match="3 numbers need as many channels; the noise has 2"):
         plant(torch.zeros(2, 4, 4), torch.zeros(3))
+    with pytest.raises(ShapeError, match="3 numbers need as many channels"):
+        read(torch.zeros(2, 4, 4), 3)
+
+
+def test_every_frame_of_noise_needs_numbers_of_its_own():
+    with pytest.raises(ShapeError, match=r"Noise of \[2, 5\] frames cannot say .* \[2, 1\]"):
+        tell(torch.zeros(2, 5, 3, 4, 4), torch.zeros(2, 1, 3))
 
 
 def numbers(rows, seed=0):

@@ -11,7 +11,7 @@ from af_core.pipeline import load
 from af_core.weights.files import read_metadata, read_tensors, write_tensors
 from af_train import checkpoints, cli
 from af_train.adapters import AdapterConfig
-from af_train.export import NothingToExportError, export_trained, find_trained
+from af_train.export import NothingToExportError, blended, export_trained, find_trained
 from af_train.recipes.lamp import lamp_chain, lamp_recipe
 from af_train.recipes.settings import with_settings
 from af_train.trainer import RoleConfig
@@ -71,6 +71,36 @@ def test_the_header_and_the_card_say_where_weights_come_from(tmp_path):
     assert {v.dtype for v in read_tensors(path).values()} == {torch.float16}
     card = path.with_suffix(".md").read_text()
     assert made.sha256 in card and "| lip_corr | 0.9123 |" in card and "not written down" in card
+
+
+def test_blended_weights_lie_between_and_say_so(run, tmp_path):
+    newest = find_trained(run.directory)
+    first = find_trained(checkpoints.newest(run.directory).parent / "000000001")
+    other = tmp_path / "first.safetensors"
+    export_trained(first, other)
+    made = blended(newest, other, 0.25)
+    for name, value in made.tensors.items():
+        wanted = 0.75 * newest.tensors[name] + 0.25 * first.tensors[name]
+        torch.testing.assert_close(value, wanted)
+    export_trained(made, tmp_path / "both.safetensors")
+    assert read_metadata(tmp_path / "both.safetensors")["blend"] == "0.25 of first.safetensors"
+    assert "0.25 of first.safetensors" in (tmp_path / "both.md").read_text()
+    assert "blended" not in other.with_suffix(".md").read_text()
+
+
+def test_what_cannot_be_blended_is_named(run, tmp_path):
+    found = find_trained(run.directory)
+    with pytest.raises(ConfigError, match=r"share=1\.5 must lie between"):
+        blended(found, tmp_path / "a.safetensors", 1.5)
+    with pytest.raises(NothingToExportError, match="no such file"):
+        blended(found, tmp_path / "a.safetensors", 0.5)
+    name, value = next(iter(found.tensors.items()))
+    write_tensors(tmp_path / "a.safetensors", {**found.tensors, name: value[None]})
+    with pytest.raises(ConfigError, match="1 tensors are not in both or differ in shape"):
+        blended(found, tmp_path / "a.safetensors", 0.5)
+    write_tensors(tmp_path / "a.safetensors", {name: value})
+    with pytest.raises(ConfigError, match="Blend weights of one network"):
+        blended(found, tmp_path / "a.safetensors", 0.5)
 
 
 def test_what_cannot_be_exported_is_named(run, tmp_path):
@@ -174,6 +204,9 @@ def test_the_command_exports_verifies_and_says_what_to_do_next(
     )
     said = json.loads(capsys.readouterr().out)
     assert said["dtype"] == "float16" and said["verified"]["frames"] == 25
+    with_itself = ("--blend", out, "--share", "0.3", "--json")
+    assert command(tmp_path, "-o", tmp_path / "c.safetensors", *with_itself) in (0, None)
+    assert json.loads(capsys.readouterr().out)["blend"] == "0.3 of a.safetensors"
     assert command(tmp_path, "-o", tmp_path / "b.safetensors", "--verify") == 78
     assert "--preset NAME" in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "b.safetensors").exists()

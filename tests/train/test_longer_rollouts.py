@@ -66,7 +66,7 @@ def test_only_windows_that_reach_into_the_end_carry_its_gradient():
     networks = models()
     rolled = made.roll_out(t.turn(STUDENT), networks["student"], batch)
     end = made.end_of(batch, rolled)
-    noisy, sigma, _ = made._noised(t.turn(STUDENT), batch, end.clip)
+    noisy, sigma, _ = made._noised(t.turn(STUDENT), end)
     gradient = made._gradient(networks, end.batch, end.clip, noisy, sigma)
     field = gradient_field(gradient, torch.ones(t.BLOCK, dtype=torch.bool))
     whole = torch.cat([torch.zeros_like(rolled.clip[:, : end.first]), field], 1)

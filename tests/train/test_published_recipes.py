@@ -215,8 +215,9 @@ def test_the_command_tells_what_it_would_do_and_slips_are_named(home):
     with pytest.raises(UnknownNameError, match="Did you mean 'liveavatar_dmd'"):
         find("liveavatar_dmb")
     assert len({*names()}) == len(ALONE) + sum(1 + len(f.stages) for f in FAMILIES)
-    with pytest.raises(UnknownNameError, match="toon is a recipe of one piece"):
+    with pytest.raises(UnknownNameError, match=r"toon has no dry run.*toon_distill"):
         find("toon")
+    assert [find(name)[1] for name in ("toon_distill", "toon_ode")] == [None, "ode"]
 
 
 def test_without_recordings_the_command_that_prepares_them_is_named(tmp_path):

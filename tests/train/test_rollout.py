@@ -267,7 +267,7 @@ def test_no_more_than_one_window_is_held_for_the_backward_pass():
     made = rolled(engine(), 3)
     field = torch.ones_like(made.clip)
     alone = [
-        most_saved(lambda w=w: w.clean(w.kept.again(made.engine.denoiser)).sum().backward())
+        most_saved(lambda w=w: w.clean(w.kept.again(made.network)).sum().backward())
         for w in made.windows
     ]
     held = most_saved(lambda: made.backward(field))

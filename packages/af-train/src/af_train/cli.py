@@ -23,7 +23,7 @@ _BAD_CONFIG = 78
 _USAGE = 2
 _RECIPES = (
     "toon, toon_sync; toon_distill or toon_teacher|backfill|ode|dmd; lamp, paper_1_3b alike; "
-    "liveavatar_teacher|forcing|dmd; a family's name alone runs its stages in order"
+    "liveavatar or liveavatar_teacher|forcing|dmd; a chain's name alone runs its stages in order"
 )
 _WORLDS = ("toon", "lamp", "paper_1_3b")
 
@@ -170,6 +170,10 @@ def export(
     base: Annotated[
         Path | None, typer.Option(help="Of a checkpoint of an adapter: what it stands on.")
     ] = None,
+    blend: Annotated[
+        Path | None, typer.Option(help="Weights of the same lineage to average with, a file.")
+    ] = None,
+    share: Annotated[float, typer.Option(help="Share of --blend in the average.")] = 0.5,
     metrics: Annotated[
         Path | None, typer.Option(help="JSON of `evaluate` or `measure`, for header and card.")
     ] = None,
@@ -198,6 +202,8 @@ def export(
             role=role,
             averaged=average,
             base=base,
+            blend=blend,
+            share=share,
             half=half,
             metrics=metrics,
             check=verify,

@@ -18,20 +18,30 @@ def plant(noise: Tensor, numbers: Tensor) -> Tensor:
     If the numbers are standard normal and independent, so is what is returned.
     """
     count = numbers.shape[-1]
-    if count > noise.shape[-3]:
-        raise ShapeError(f"{count} numbers need as many channels; the noise has {noise.shape[-3]}.")
     change = (numbers - read(noise, count)) / _root_of_cells(noise)
     told = noise[..., :count, :, :] + change[..., None, None]
     return torch.cat([told, noise[..., count:, :, :]], -3)
 
 
 def tell(noise: Tensor, numbers: Tensor | None) -> Tensor:
-    """Return noise that says these numbers, or the noise itself if there are none."""
-    return noise if numbers is None else plant(noise, numbers)
+    """Return ``noise [..., c, h, w]`` that says ``numbers [..., n]``, or itself if there are none.
+
+    Raises ``ShapeError`` unless there is a row of numbers for every frame of noise.
+    """
+    if numbers is None:
+        return noise
+    if numbers.shape[:-1] != noise.shape[:-3]:
+        raise ShapeError(
+            f"Noise of {list(noise.shape[:-3])} frames cannot say numbers of "
+            f"{list(numbers.shape[:-1])}."
+        )
+    return plant(noise, numbers)
 
 
 def read(noise: Tensor, count: int) -> Tensor:
     """Return the first ``count`` numbers that ``noise [..., c, h, w]`` says, ``[..., count]``."""
+    if count > noise.shape[-3]:
+        raise ShapeError(f"{count} numbers need as many channels; the noise has {noise.shape[-3]}.")
     return noise[..., :count, :, :].mean((-2, -1)) * _root_of_cells(noise)
 
 

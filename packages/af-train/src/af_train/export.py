@@ -41,6 +41,8 @@ class Trained:
     """The run's directory, which has ``recipe.json``."""
     averaged: bool
     """Whether averages were asked for; a role that kept none has its last weights."""
+    blend: str | None = None
+    """What was blended in, and how much of it."""
 
     def recipe(self) -> dict[str, Any]:
         """Return ``recipe`` and ``settings`` as the run wrote them down, or nothing."""
@@ -60,6 +62,8 @@ class Exported(msgspec.Struct, frozen=True):
     size_bytes: int
     sha256: str
     source: str
+    blend: str | None
+    """What was blended in."""
     card: str
     """The model card beside the file."""
 
@@ -94,6 +98,28 @@ def _on_base(found: Trained, adapter: set[str], base: Path | None) -> dict[str, 
             f"those that the stage {found.stage} began with, or wait for {found.stage}.safetensors."
         )
     return merged({**read_tensors(base), **found.tensors}, msgspec.convert(options, AdapterConfig))
+
+
+def blended(trained: Trained, other: Path, share: float) -> Trained:
+    """Return ``(1 - share)`` of these weights and ``share`` of those in ``other``, one by one.
+
+    Of networks that went on from the same weights, the mean is often better than either
+    (decision 0069). Raises ``ConfigError`` if they do not have the same tensors.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"share={share:g} must lie between 0 and 1.")
+    if not other.is_file():
+        raise NothingToExportError(f"{other}: there is no such file to blend in.")
+    theirs, ours = read_tensors(other), trained.tensors
+    odd = sorted(ours.keys() ^ theirs.keys())
+    odd += [name for name in ours if name in theirs and ours[name].shape != theirs[name].shape]
+    if odd:
+        raise ConfigError(
+            f"{other} cannot be blended in: {len(odd)} tensors are not in both or differ in shape "
+            f"({', '.join(odd[:3])}). Blend weights of one network."
+        )
+    tensors = {name: ours[name].float().lerp(theirs[name].float(), share) for name in ours}
+    return attrs.evolve(trained, tensors=tensors, blend=f"{share:g} of {other.name}")
 
 
 def _found(source: Path, role: str | None, averaged: bool) -> Trained:
@@ -138,6 +164,7 @@ def export_trained(
         "role": trained.role,
         "step": str(trained.step if trained.step is not None else "unknown"),
         "averaged": str(trained.averaged).lower(),
+        "blend": trained.blend or "none",
         "source": str(trained.origin.name),
         "recipe": str(recipe.get("recipe", "unknown")),
         "settings": msgspec.json.encode(recipe.get("settings", {})).decode(),
@@ -156,6 +183,7 @@ def export_trained(
         size_bytes=path.stat().st_size,
         sha256=sha256_of(path),
         source=str(trained.origin),
+        blend=trained.blend,
         card=str(path.with_suffix(".md")),
     )
     path.with_suffix(".md").write_text(_card(made, recipe, scores))
@@ -229,6 +257,7 @@ def _card(made: Exported, recipe: Mapping[str, Any], scores: Mapping[str, Any]) 
         "distilled from": f"preset `{preset}`" if settings.get("preset") else "not written down",
         "stage": f"{made.stage}, {made.role}, step {made.step if made.step is not None else '?'}",
         "average of weights": "yes" if made.averaged else "no, the last ones",
+        **({"blended with": made.blend} if made.blend else {}),
         "data": f"`{settings['data']}`" if settings.get("data") else "drawn by the recipe",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

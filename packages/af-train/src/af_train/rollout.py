@@ -31,8 +31,10 @@ class Rollout:
     clip: Tensor
     """The mosaic ``[b, f, c, h, w]``: each frame as a window with gradients estimated it."""
     windows: tuple["Window", ...]
+    network: Any
+    """The student, ``Trainable``."""
     engine: Streamer[Any]
-    """What made them; its denoiser is the student, ``Trainable``."""
+    """What made them with it."""
     seeds: tuple[int, ...]
     """One seed of the engine's noise for each clip."""
 
@@ -57,7 +59,7 @@ class Rollout:
         """Yield each window past ``first`` and its clean estimate, computed anew with gradients."""
         for window in (w for w in self.windows if w.frames.stop > first):
             with torch.enable_grad():
-                yield window, window.clean(window.kept.again(self.engine.denoiser))
+                yield window, window.clean(window.kept.again(self.network))
 
 
 @attrs.frozen(eq=False)
@@ -112,7 +114,7 @@ def roll_out(
     emitted = torch.cat([*engine.stream(state, given.rows.split(step_rows, dim=1))], dim=1)
     windows = tuple(_window(p, streamer, schedule, emitted.shape[1]) for p in tape.passes)
     parts = [window.clean(window.kept.output) for window in windows]
-    return Rollout(emitted, torch.cat(parts, dim=1), windows, streamer, seeds)
+    return Rollout(emitted, torch.cat(parts, dim=1), windows, streamer.denoiser, streamer, seeds)
 
 
 def _window(

@@ -9,7 +9,7 @@ from af_core.errors import ConfigError
 from rich.console import Console
 from rich.markup import escape
 
-from af_train.export import Trained, export_trained, find_trained
+from af_train.export import Trained, blended, export_trained, find_trained
 from af_train.verification import Verified, verify
 
 
@@ -20,6 +20,8 @@ def export_weights(
     role: str | None,
     averaged: bool,
     base: Path | None,
+    blend: Path | None,
+    share: float,
     half: bool,
     metrics: Path | None,
     check: bool,
@@ -29,6 +31,8 @@ def export_weights(
 ) -> None:
     """Write, verify if wanted, and say what was written."""
     trained = find_trained(source, role, averaged=averaged, base=base)
+    if blend is not None:
+        trained = blended(trained, blend, share)
     name = _preset(trained, preset) if check else ""
     made = export_trained(
         trained, path, dtype=torch.float16 if half else torch.float32, metrics=metrics

@@ -12,6 +12,7 @@ import attrs
 import torch
 from af_core.errors import WeightsError
 from af_core.models.tiny_vae import TinyVAE
+from af_core.weights.files import read_metadata
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from af_train.worlds.toon.driven import DRIVES
 NUM_LATENTS = 21
 NUM_FRAMES = 1 + 4 * (NUM_LATENTS - 1)
 CLIPS_PER_SHARD = 32
+_LIVELINESS = "liveliness"
 
 
 @attrs.frozen
@@ -53,7 +55,7 @@ def make_shards(
     """
     directory.mkdir(parents=True, exist_ok=True)
     firsts = range(seeds.start, seeds.stop, CLIPS_PER_SHARD)
-    missing = [n for n in firsts if not (directory / f"{n:08d}.safetensors").exists()]
+    missing = [n for n in firsts if not _is_there(directory / f"{n:08d}.safetensors", liveliness)]
     if not missing:
         return
     synthesiser = Synthesiser()
@@ -62,9 +64,22 @@ def make_shards(
         parts = [_encode(model, synthesiser, first + i, liveliness) for i in range(CLIPS_PER_SHARD)]
         shard = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
         partial = path.with_suffix(".partial")
-        save_file(shard, partial)
+        save_file(shard, partial, {_LIVELINESS: f"{liveliness:g}"})
         partial.replace(path)
         yield path
+
+
+def _is_there(path: Path, liveliness: float) -> bool:
+    """Tell whether a shard is there; raise ``WeightsError`` if its people move otherwise."""
+    if not path.exists():
+        return False
+    noted = read_metadata(path).get(_LIVELINESS, f"{liveliness:g}")  # older ones do not tell
+    if noted != f"{liveliness:g}":
+        raise WeightsError(
+            f"{path} holds clips of liveliness {noted}, not {liveliness:g}: set that, or take "
+            "another directory."
+        )
+    return True
 
 
 @torch.inference_mode()

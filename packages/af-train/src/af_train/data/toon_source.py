@@ -52,6 +52,7 @@ class ToonSource:
 
 
 def _told(clips: LatentClips, starts: Sequence[int], num_frames: int) -> Tensor:
+    """Return the numbers ``[b, f, 10]`` that decided latents ``start ..`` of each clip."""
     rows = [slice(start - 1, start - 1 + num_frames) for start in starts]
     return torch.stack([d[r] for d, r in zip(clips.drives, rows, strict=True)])
 

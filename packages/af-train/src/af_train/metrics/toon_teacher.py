@@ -19,8 +19,10 @@ from af_train.levels import euler_grid
 from af_train.metrics import signals
 from af_train.metrics.readers import Readers
 from af_train.networks import Conditions, Trainable
+from af_train.parallel import Precision, products_in
 from af_train.trajectories import guided_velocity, trajectory
 from af_train.worlds.toon import Clip, Synthesiser, sample_clip
+from af_train.worlds.toon.driven import DRIVES
 from af_train.worlds.toon.speech import HELD_OUT_VOICES
 
 _FIRST_SEED = 820_000_000
@@ -69,8 +71,11 @@ class TeacherGate:
     num_steps: int
     shift: float
     guidance_weight: float
+    precision: Precision = "float32"
     num_clips: int = 16
     num_latents: int = 12
+    liveliness: float = 1.0
+    """How far heads move and eyes glance in the true clips, as in those of training."""
 
     @torch.no_grad()
     def __call__(self, teacher: Trainable) -> TeacherReport:
@@ -83,8 +88,10 @@ class TeacherGate:
         """Return frames uint8 ``[b, 4 f, H, W, 3]`` and the clips whose people speak in them."""
         synthesiser, length = Synthesiser(), 1 + 4 * self.num_latents
         clips = [
-            sample_clip(synthesiser, _FIRST_SEED + i, length, HELD_OUT_VOICES)
-            for i in range(self.num_clips)
+            sample_clip(
+                synthesiser, seed, length, HELD_OUT_VOICES, self.liveliness, self._drives(seed)
+            )
+            for seed in range(_FIRST_SEED, _FIRST_SEED + self.num_clips)
         ]
         portrait = self.eyes.encode(torch.stack([c.portrait().permute(1, 2, 0) for c in clips]))
         samples = torch.stack([torch.from_numpy(clip.speech.samples) for clip in clips])
@@ -93,10 +100,15 @@ class TeacherGate:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         guidance = Guidance(self.guidance_weight, self.guidance_weight)
         velocity = guided_velocity(teacher, given, guidance, self.num_latents)
-        ends = trajectory(velocity, noise, euler_grid(self.num_steps, self.shift), ())[:, -1]
+        with products_in(self.precision, "cpu"):
+            ends = trajectory(velocity, noise, euler_grid(self.num_steps, self.shift), ())[:, -1]
         latents = torch.cat([portrait, ends], 1)
         frames, _ = self.decoder.step(self.decoder.open(self.num_clips), latents)
         return frames[:, 1:], clips
+
+    def _drives(self, seed: int) -> Tensor:
+        rng = torch.Generator().manual_seed(seed)
+        return torch.randn(self.num_latents, len(DRIVES), generator=rng)
 
 
 def measure(made: Tensor, clips: list[Clip], readers: Readers) -> TeacherReport:

@@ -52,7 +52,9 @@ class _Scored:
 
 def shortened(batch: Batch, blocks: int, block_latents: int) -> Batch:
     """Return the first blocks of what a batch is made from."""
-    return attrs.evolve(batch, rows=batch.rows[:, : 4 * blocks * block_latents], clip=None)
+    return attrs.evolve(
+        batch, rows=batch.rows[:, : 4 * blocks * block_latents], clip=None, told=None
+    )
 
 
 @attrs.frozen(eq=False)
@@ -125,7 +127,9 @@ class Dmd:
         if self.longer is None or first <= 0:
             return _Scored(batch, made.clip, 0, told)
         portrait = self.longer.last_picture(made.emitted[:, :first], batch.portrait)
-        rest = attrs.evolve(batch, portrait=portrait, rows=batch.rows[:, 4 * first :], clip=None)
+        rest = attrs.evolve(
+            batch, portrait=portrait, rows=batch.rows[:, 4 * first :], clip=None, told=None
+        )
         told = None if told is None else told[:, first:]
         return _Scored(rest, made.clip[:, first:], first, told)
 

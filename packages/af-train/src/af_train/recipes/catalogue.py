@@ -96,7 +96,8 @@ def find(name: str) -> tuple[Family, str | None]:
             if name == f"{family.name}_{stage}":
                 return family, stage
     if name in ALONE:
-        raise UnknownNameError(f"{name} is a recipe of one piece: it has no stages and no dry run.")
+        hint = " The chain of teacher and student is toon_distill." if name == "toon" else ""
+        raise UnknownNameError(f"{name} has no dry run, and no stages to name apart.{hint}")
     close = difflib.get_close_matches(name, [*names()], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise UnknownNameError(f"No recipe named {name!r}.{hint} There are: {', '.join(names())}.")

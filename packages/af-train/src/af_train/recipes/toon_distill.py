@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from af_core.assembly import build_stages
+from af_core.errors import ConfigError
 from af_core.graph import open_pipeline, parse_overrides
 from af_core.models.causal_wan import CausalWan
 from af_core.models.tiny_vae import TinyVAE
@@ -26,7 +28,7 @@ from af_train.data.toon_source import ToonSource
 from af_train.metrics.readers import load_readers
 from af_train.metrics.toon_teacher import TeacherGate
 from af_train.parallel import World
-from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe
+from af_train.recipes.distill import RECIPE, Distillation, DistillRecipe, StageRecipe
 from af_train.recipes.toon_student import calm_start, channel_weights, mouth_weights
 from af_train.trainer import RoleConfig, TrainerConfig
 from af_train.worlds.toon.driven import DRIVES
@@ -128,7 +130,8 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     built = build_stages(pipeline, "cpu")
     config = shape_of(pipeline.stages["denoiser"].config, CausalWanConfig)
     if recipe.data is None:
-        recipe = _told(recipe)
+        recipe = _scored_alike(recipe)
+        _require_same_noise(directory, recipe)
         source = _toon_world(directory / "latents", recipe, built, world)
     else:
         source = open_clips(Path(recipe.data), pipeline, built, recipe.num_frames)
@@ -141,10 +144,27 @@ def toon_chain(directory: Path, recipe: ToonDistillRecipe, world: World) -> Dist
     return Distillation(directory, context, make, source, recipe, world, gate, shipped, emphasis)
 
 
-def _told(recipe: ToonDistillRecipe) -> ToonDistillRecipe:
+def _scored_alike(recipe: ToonDistillRecipe) -> ToonDistillRecipe:
     """Score the student under noise that says as much as that of its teacher's training."""
-    options = {"coupled": len(DRIVES) if recipe.coupled else 0} | recipe.dmd.options
+    if not recipe.coupled or recipe.dmd.objective not in ("dmd", "self-forcing"):
+        return recipe
+    options = {"coupled": len(DRIVES)} | recipe.dmd.options
     return replace(recipe, dmd=replace(recipe.dmd, options=options))
+
+
+def _require_same_noise(directory: Path, recipe: ToonDistillRecipe) -> None:
+    """Refuse a directory whose teacher learned from other noise than this recipe's."""
+    note, begun = directory / RECIPE, ("teacher", "teacher.safetensors")
+    if not note.is_file() or not any((directory / name).exists() for name in begun):
+        return
+    noted = msgspec.json.decode(note.read_bytes(), type=dict[str, Any])
+    coupled = noted.get("settings", {}).get("coupled", False)
+    if coupled != recipe.coupled:
+        raise ConfigError(
+            f"{directory} holds a teacher of coupled={str(coupled).lower()}; scores and "
+            f"trajectories of another are no good. Set coupled={str(coupled).lower()}, or take "
+            "another --directory."
+        )
 
 
 def _emphasis(decoder: Any) -> Tensor | None:
@@ -177,7 +197,9 @@ def _gate(stages: Mapping[str, Any], recipe: ToonDistillRecipe) -> TeacherGate:
         num_steps=c.num_steps,
         shift=c.shift,
         guidance_weight=c.guidance_weight,
+        precision=c.precision,
         num_latents=recipe.num_frames,
+        liveliness=recipe.liveliness,
     )
 
 
