@@ -54,20 +54,26 @@ def test_blocks_that_enter_unheard_are_rolled_out_as_they_stream():
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_the_first_noise_is_what_blocks_came_in_as(slots):
+@pytest.mark.parametrize("exit_step", [None, 0, 3])
+def test_the_first_noise_is_what_blocks_came_in_as(slots, exit_step):
     streamer, shape = engine(slots=slots), (BLOCK, *FACE.shape[2:])
-    made = rolled(streamer)
-    top = len(streamer.scheduler.timesteps) - 1
-    drawn = {}
+    schedule = streamer.scheduler.schedule
+    if exit_step is not None:
+        exit_step = min(exit_step, slots - 1)
+        streamer = self_forcing(streamer, schedule, exit_step)
+    given = Conditions(FACE, ROWS)
+    made = roll_out(streamer, schedule, given, seeds=SEEDS, offset=0)
+    first = {}
 
     class Noted:
         def draw(self, seeds, block, rung, shape):
             noise = streamer.noise.draw(seeds, block, rung, shape)
-            drawn[block, rung] = noise
+            first.setdefault(block, noise)  # what is drawn later is added on the way down
             return noise
 
-    rolled(attrs.evolve(streamer, noise=Noted()))
-    wanted = torch.cat([drawn[block, top] for block in range(BLOCKS)], 1)
+    noted = attrs.evolve(streamer, noise=Noted())
+    roll_out(noted, schedule, given, seeds=SEEDS, offset=0)
+    wanted = torch.cat([first[block] for block in range(BLOCKS)], 1)
     assert wanted.shape[1:] == (BLOCKS * BLOCK, *shape[1:])
     assert torch.equal(made.first_noise(), wanted)
 

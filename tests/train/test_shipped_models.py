@@ -5,11 +5,14 @@ from importlib.resources import files
 
 import pytest
 import torch
+from af_core.geometry import Geometry
 from af_core.models.tiny_vae import TinyVAE
 from af_core.pipeline import load
+from af_core.plugins import BuildContext
 from af_core.weights.files import load as load_weights
 from af_train.cli import app
 from af_train.metrics import signals
+from af_train.metrics.options import ToonSyncOptions
 from af_train.metrics.readers import load_readers
 from af_train.metrics.toon_gate import check_autoencoder
 from af_train.metrics.toon_suite import silent_opening
@@ -55,6 +58,9 @@ def test_the_shipped_sync_network_finds_shifts_and_tells_strangers():
     unseen = footage(650_000_500, 4, 100, HELD_OUT_VOICES)
     check = check_sync(load_toon_syncnet(), unseen)
     assert check.passed, check
+    metric = ToonSyncOptions().build(BuildContext(Geometry(128, 128)))
+    own = metric.embedder.network.state_dict()
+    assert all(torch.equal(own[name], v) for name, v in load_toon_syncnet().state_dict().items())
 
 
 def test_the_autoencoder_passes_its_gate(readers):

@@ -5,9 +5,10 @@ import json
 import attrs
 import pytest
 import torch
+from af_core.errors import ConfigError, WeightsError
 from af_core.weights.files import read_tensors, write_tensors
 from af_train import cli
-from af_train.data.toon_latents import CLIPS_PER_SHARD, LatentPool
+from af_train.data.toon_latents import CLIPS_PER_SHARD, LatentPool, make_shards
 from af_train.data.toon_source import ToonSource
 from af_train.metrics import toon_teacher
 from af_train.metrics.readers import load_readers
@@ -95,6 +96,29 @@ def test_the_ladder_and_the_anchors_are_those_of_the_pipeline(directory):
     assert made._ladder() == pytest.approx((1.0, 0.8, 0.5, 0.25))
     assert made.context.stages["anchor_cache"].config.temporal_budget == 4
     assert isinstance(made.objective(made.recipe.dmd).options, DmdOptions)
+
+
+def test_teacher_and_scores_agree_on_what_noise_says(directory, tmp_path):
+    made = chain(directory)
+    assert made.source.coupled and made.recipe.dmd.options["coupled"] == 10
+    (tmp_path / "latents").symlink_to(directory / "latents")
+    plain = with_settings(toon_distill_recipe(), ["num_clips=32", "coupled=false", "gate=off"])
+    other = toon_chain(tmp_path, plain, World())
+    assert not other.source.coupled and "coupled" not in other.recipe.dmd.options
+    foreign = with_settings(plain, ["coupled=true", "dmd.objective=mine"])
+    assert "coupled" not in toon_chain(tmp_path, foreign, World()).recipe.dmd.options
+    (tmp_path / "recipe.json").write_text('{"settings": {"coupled": false}}')
+    (tmp_path / "teacher").mkdir()
+    toon_chain(tmp_path, plain, World())
+    with pytest.raises(ConfigError, match="holds a teacher of coupled=false"):
+        toon_chain(tmp_path, with_settings(plain, ["coupled=true"]), World())
+
+
+def test_clips_that_move_otherwise_are_not_taken_for_these(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "00000000.safetensors", {"liveliness": "1"})
+    assert [*make_shards(None, tmp_path, range(32), 1.0)] == []
+    with pytest.raises(WeightsError, match=r"liveliness 1, not 0\.35"):
+        [*make_shards(None, tmp_path, range(32), 0.35)]
 
 
 def test_a_run_of_latents_comes_with_the_speech_of_its_frames(directory):
