@@ -12,6 +12,7 @@ from af_core.streaming import Streamer
 from af_core.windows.config import LocalFutureConfig
 from af_core.windows.local_future import LocalFutureScheduler
 from af_train.objectives.contract import STUDENT
+from af_train.objectives.dmd import Scored
 from af_train.objectives.matching import flow_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,7 +90,7 @@ def test_scores_know_nothing_of_the_students_graph():
     made, batch = t.objective("dmd"), t.batch()
     networks = t.networks("student", "critic", "teacher")
     clip = batch.clip.clone().requires_grad_()
-    noisy, sigma, _ = made._noised(t.turn(STUDENT), batch, clip)
+    noisy, sigma, _ = made._noised(t.turn(STUDENT), Scored(batch, clip, 0))
     gradient = made._gradient(networks, batch, clip, noisy, sigma)
     assert not gradient.requires_grad
     again = made._gradient(networks, batch, batch.clip, noisy.detach(), sigma)

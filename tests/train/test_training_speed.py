@@ -9,6 +9,7 @@ from af_core.errors import ConfigError
 from af_core.models.attention import Attention
 from af_core.weights.files import read_tensors, write_tensors
 from af_train.objectives.contract import CRITIC, STUDENT, drawn_at
+from af_train.objectives.dmd import Scored
 from af_train.recipes.lamp import lamp_chain, lamp_recipe
 from af_train.recipes.settings import with_settings
 from af_train.trainer import RoleConfig, Trainer, TrainerConfig
@@ -80,7 +81,9 @@ def test_the_critic_learns_from_a_roll_out_as_often_as_it_is_told(tmp_path):
 def test_what_is_seen_again_is_seen_at_other_levels(tmp_path):
     made = trainer(tmp_path, draws=5)
     o, batch = made.objective, t.batch(2)
-    levels = [o._noised(t.turn(CRITIC, step), batch, batch.clip)[1] for step in (0, 1, 2)]
+    levels = [
+        o._noised(t.turn(CRITIC, step), Scored(batch, batch.clip, 0))[1] for step in (0, 1, 2)
+    ]
     assert not torch.equal(levels[0], levels[1]) and not torch.equal(levels[1], levels[2])
 
 

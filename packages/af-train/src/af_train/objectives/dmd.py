@@ -38,7 +38,7 @@ from af_train.rollout import Rollout, roll_out, self_forcing
 
 
 @attrs.frozen(eq=False)
-class _Scored:
+class Scored:
     """A clip that is scored: all of a roll-out, or its end."""
 
     batch: Batch
@@ -69,7 +69,7 @@ class Dmd:
     geometry: Geometry
     longer: Reencoder | None = None
     """What turns the picture before the scored end of a roll-out into a portrait."""
-    made: dict[tuple[int, tuple[int, ...]], "_Scored"] = attrs.field(factory=dict, init=False)
+    made: dict[tuple[int, tuple[int, ...]], Scored] = attrs.field(factory=dict, init=False)
     """Clips that the critic will see again, by step and seeds; forgotten, they are made anew."""
 
     @property
@@ -106,7 +106,7 @@ class Dmd:
             return self._student(turn, networks, batch)
         return self._critic(turn, networks, self._seen(turn, networks[STUDENT], batch))
 
-    def _seen(self, turn: Turn, student: Any, batch: Batch) -> "_Scored":
+    def _seen(self, turn: Turn, student: Any, batch: Batch) -> Scored:
         """Roll out, or recall what was rolled out for an update of the critic before this one."""
         drawn = self.drawn_at(turn.role, turn.step)
         for step, seeds in [*self.made]:
@@ -119,19 +119,19 @@ class Dmd:
                 self.made[drawn, batch.seeds] = found
         return found
 
-    def end_of(self, batch: Batch, made: Rollout) -> "_Scored":
+    def end_of(self, batch: Batch, made: Rollout) -> Scored:
         """Return the part of a roll-out that is scored, and what it follows on."""
         scored = (self.options.scored_blocks or 0) * self.geometry.block_latents
         first, coupled = made.clip.shape[1] - scored, self.options.coupled
         told = read(made.first_noise(), coupled) if coupled else None
         if self.longer is None or first <= 0:
-            return _Scored(batch, made.clip, 0, told)
+            return Scored(batch, made.clip, 0, told)
         portrait = self.longer.last_picture(made.emitted[:, :first], batch.portrait)
         rest = attrs.evolve(
             batch, portrait=portrait, rows=batch.rows[:, 4 * first :], clip=None, told=None
         )
         told = None if told is None else told[:, first:]
-        return _Scored(rest, made.clip[:, first:], first, told)
+        return Scored(rest, made.clip[:, first:], first, told)
 
     def streamer(self, student: Any) -> Streamer[Any]:
         """Return the engine that serves users, its clean passes apart from those with gradients."""
@@ -169,7 +169,7 @@ class Dmd:
         )
         return matching_gradient(clip, critic, teacher)
 
-    def _critic(self, turn: Turn, networks: Networks, seen: "_Scored") -> Losses:
+    def _critic(self, turn: Turn, networks: Networks, seen: Scored) -> Losses:
         batch, clip = seen.batch, seen.clip
         noisy, sigma, noise = self._noised(turn, seen)
         given, plan = conditions_of(batch), bidirectional(noisy.shape[1])
@@ -181,7 +181,7 @@ class Dmd:
         (turn.share * loss).backward()
         return {"loss": loss.detach()}
 
-    def _noised(self, turn: Turn, seen: "_Scored") -> tuple[Tensor, Tensor, Tensor]:
+    def _noised(self, turn: Turn, seen: Scored) -> tuple[Tensor, Tensor, Tensor]:
         """Return the clip at one level for each sample, ``sigma [b, f]``, and the noise."""
         o, batch, clip = self.options, seen.batch, seen.clip
         again = turn.step - self.drawn_at(turn.role, turn.step)
