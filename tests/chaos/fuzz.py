@@ -54,7 +54,7 @@ def fuzz_worker(count, seed=0):
     plain = expected(avatar, face(avatar), speech(6_000))
     with serving(avatar, ZmqServer("tcp://127.0.0.1:*"), max_sessions=16) as service:
         _served(service)
-        before, memory = leftovers.holdings(), resident_bytes()
+        before, memory = _steady(), resident_bytes()
         attacker = _Attacker(service.transport.endpoint)
         attacker.send(mutations(BATCH, seed + 1))
         attacker.ping()
@@ -71,22 +71,30 @@ def fuzz_worker(count, seed=0):
         until = time.monotonic() + PATIENCE_S
         while service.server.num_sessions and time.monotonic() < until:
             time.sleep(0.01)
-        while _more(leftovers.holdings(), before) and time.monotonic() < until:
+        while _left(leftovers.holdings(), before) and time.monotonic() < until:
             time.sleep(0.01)  # the system closes lines a moment after their ends did
         after = leftovers.holdings()
     if codes[Code.INTERNAL]:
         trouble.append(f"{codes[Code.INTERNAL]} faults of the worker")
-    if left := _more(after, before):
-        trouble.append(f"left over: {left}")
+    if _left(after, before):
+        trouble.append(f"left over: {before} became {after}")
     if grown > MOST_GROWTH_MIB:
         trouble.append(f"memory grew by {grown:.1f} MiB")
     return {"messages": len(rounds) * BATCH, "codes": dict(codes), "trouble": trouble}
 
 
-def _more(after, before):
-    """Return what there is more of; what was there before may have gone meanwhile."""
-    kinds = ("objects", "descriptors")
-    return {k: dict(more) for k in kinds if (more := Counter(after[k]) - Counter(before[k]))}
+def _steady():
+    """Return what is held once half a second has not changed it: earlier tests may still close."""
+    until, held, since = time.monotonic() + PATIENCE_S, leftovers.holdings(), time.monotonic()
+    while time.monotonic() - since < 0.5 and time.monotonic() < until:
+        time.sleep(0.02)
+        if (now := leftovers.holdings()) != held:
+            held, since = now, time.monotonic()
+    return held
+
+
+def _left(after, before):
+    return after["descriptors"] != before["descriptors"] or bool(after["objects"])
 
 
 def _served(service):

@@ -2,13 +2,18 @@
 
 import math
 
+import attrs
 import pytest
+import tiny_training as t
+import tiny_wan as tiny
 import torch
 from af_core.errors import ShapeError
 from af_train.coupling import plant, read, tell
 from af_train.worlds.toon.driven import DRIVES, driven_motion
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @settings(max_examples=30, deadline=None)
@@ -47,6 +52,53 @@ def test_noise_without_room_is_refused():
 def test_every_frame_of_noise_needs_numbers_of_its_own():
     with pytest.raises(ShapeError, match=r"Noise of \[2, 5\] frames cannot say .* \[2, 1\]"):
         tell(torch.zeros(2, 5, 3, 4, 4), torch.zeros(2, 1, 3))
+
+
+class Heard(list):
+    """A network that notes what it is asked about."""
+
+    def __init__(self, network):
+        self.network, self.config = network, network.config
+
+    def __getattr__(self, name):
+        return getattr(self.network, name)
+
+    def __call__(self, *inputs):
+        return self.network(*inputs)
+
+    def denoise(self, latents, *others):
+        self.append(latents[:, 1:].detach())
+        return self.network.denoise(latents, *others)
+
+
+def test_a_teacher_learns_from_noise_that_says_what_happens():
+    b, told = t.batch(2), torch.randn(2, t.FRAMES, 2)
+    objective = t.objective("flow-matching", lowest=1.0)  # nothing but noise
+    network = Heard(tiny.make(layers=2))
+    for numbers in (told, None):
+        objective.backward(t.turn("teacher"), {"teacher": network}, attrs.evolve(b, told=numbers))
+    torch.testing.assert_close(read(network[0], 2), told, atol=1e-5, rtol=1e-5)
+    assert (read(network[1], 2) - told).abs().max() > 0.1
+    torch.testing.assert_close(network[0][:, :, 2:], network[1][:, :, 2:])
+
+
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+@pytest.mark.parametrize("role", ["student", "critic"])
+def test_clips_are_scored_under_noise_that_says_what_their_own_said(role, mix):
+    b, count = t.batch(2), 2
+    noise_alone = {"lowest": 1.0, "highest": 1.0, "mix_self_forcing": mix}
+    objective = t.objective("dmd", coupled=count, **noise_alone)
+    networks = t.networks(*objective.roles, *objective.frozen)
+    for name in ("critic", "teacher"):
+        networks[name] = Heard(networks[name])
+    objective.backward(t.turn(role), networks, b)
+    made = objective.roll_out(t.turn(role), networks["student"], b)
+    (scored,) = networks["critic"]
+    torch.testing.assert_close(
+        read(scored, count), read(made.first_noise(), count), atol=1e-5, rtol=1e-5
+    )
+    for asked in networks["teacher"]:
+        assert torch.equal(asked, scored)
 
 
 def numbers(rows, seed=0):

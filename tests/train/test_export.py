@@ -204,6 +204,8 @@ def test_the_command_exports_verifies_and_says_what_to_do_next(
     )
     said = json.loads(capsys.readouterr().out)
     assert said["dtype"] == "float16" and said["verified"]["frames"] == 25
+    assert command(tmp_path, "-o", tmp_path / "c.safetensors", "--share", "0.3") == 78
+    assert "there is no --blend" in capsys.readouterr().err.replace("\n", " ")
     with_itself = ("--blend", out, "--share", "0.3", "--json")
     assert command(tmp_path, "-o", tmp_path / "c.safetensors", *with_itself) in (0, None)
     assert json.loads(capsys.readouterr().out)["blend"] == "0.3 of a.safetensors"

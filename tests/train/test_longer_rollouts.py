@@ -5,6 +5,7 @@ import pytest
 import tiny_training as t
 import torch
 from af_core.errors import ConfigError
+from af_train.coupling import read
 from af_train.objectives.contract import CRITIC, STUDENT
 from af_train.objectives.matching import gradient_field
 
@@ -39,13 +40,14 @@ def models():
 
 
 def test_the_end_follows_the_picture_before_it():
-    made, batch = objective(scored_blocks=1), t.batch()
+    made, batch = objective(scored_blocks=1, coupled=1), t.batch()
     rolled = made.roll_out(t.turn(STUDENT), models()["student"], batch)
     end = made.end_of(batch, rolled)
     first = t.FRAMES - t.BLOCK
     assert end.first == first and torch.equal(end.clip, rolled.clip[:, first:])
     assert torch.equal(end.batch.portrait, rolled.emitted[:, first - 1 : first])
     assert torch.equal(end.batch.rows, batch.rows[:, 4 * first :])
+    assert torch.equal(end.told, read(rolled.first_noise(), 1)[:, first:])
 
 
 def test_what_is_no_longer_than_the_score_is_scored_whole():

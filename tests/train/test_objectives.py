@@ -13,7 +13,6 @@ from af_core.anchors.dual_anchor import DualAnchorCache
 from af_core.errors import ConfigError
 from af_core.plugins import load_catalog
 from af_train.batches import Weighted
-from af_train.coupling import read
 from af_train.masks import bidirectional, block_causal, over_clean_past
 from af_train.networks import predict, predict_clean, to_velocity
 from af_train.objectives.flow_matching import dropped
@@ -314,53 +313,6 @@ def test_below_the_top_fresh_noise_may_stand_on_the_end_of_a_trajectory(mask):
         seen |= {*task.rung.unique().tolist()}
     assert seen == {0, 1, 2, 3}
     assert 0.5 < noise[task.rung < 3].std() < 2
-
-
-class Heard(list):
-    """A network that notes what it is asked about."""
-
-    def __init__(self, network):
-        self.network, self.config = network, network.config
-
-    def __getattr__(self, name):
-        return getattr(self.network, name)
-
-    def __call__(self, *inputs):
-        return self.network(*inputs)
-
-    def denoise(self, latents, *others):
-        self.append(latents[:, 1:].detach())
-        return self.network.denoise(latents, *others)
-
-
-def test_a_teacher_learns_from_noise_that_says_what_happens():
-    b, told = t.batch(2), torch.randn(2, t.FRAMES, 2)
-    objective = t.objective("flow-matching", lowest=1.0)  # nothing but noise
-    network = Heard(tiny.make(layers=2))
-    for numbers in (told, None):
-        objective.backward(t.turn("teacher"), {"teacher": network}, attrs.evolve(b, told=numbers))
-    torch.testing.assert_close(read(network[0], 2), told, atol=1e-5, rtol=1e-5)
-    assert (read(network[1], 2) - told).abs().max() > 0.1
-    torch.testing.assert_close(network[0][:, :, 2:], network[1][:, :, 2:])
-
-
-@pytest.mark.parametrize("mix", [0.0, 1.0])
-@pytest.mark.parametrize("role", ["student", "critic"])
-def test_clips_are_scored_under_noise_that_says_what_their_own_said(role, mix):
-    b, count = t.batch(2), 2
-    given = {"lowest": 1.0, "highest": 1.0, "mix_self_forcing": mix}
-    objective = t.objective("dmd", coupled=count, **given)
-    networks = networks_for(objective)
-    for name in ("critic", "teacher"):
-        networks[name] = Heard(networks[name])
-    objective.backward(t.turn(role), networks, b)
-    made = objective.roll_out(t.turn(role), networks["student"], b)
-    (scored,) = networks["critic"]
-    torch.testing.assert_close(
-        read(scored, count), read(made.first_noise(), count), atol=1e-5, rtol=1e-5
-    )
-    for asked in networks["teacher"]:
-        assert torch.equal(asked, scored)
 
 
 def test_rungs_are_shared_within_a_block_and_free_across_blocks():

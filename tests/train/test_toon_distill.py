@@ -99,7 +99,8 @@ def test_the_ladder_and_the_anchors_are_those_of_the_pipeline(directory):
 
 
 def test_teacher_and_scores_agree_on_what_noise_says(directory, tmp_path):
-    made = chain(directory)
+    made = chain(directory, "on")
+    assert made.gate.liveliness == made.recipe.liveliness == 0.35
     assert made.source.coupled and made.recipe.dmd.options["coupled"] == 10
     (tmp_path / "latents").symlink_to(directory / "latents")
     plain = with_settings(toon_distill_recipe(), ["num_clips=32", "coupled=false", "gate=off"])

@@ -173,7 +173,9 @@ def export(
     blend: Annotated[
         Path | None, typer.Option(help="Weights of the same lineage to average with, a file.")
     ] = None,
-    share: Annotated[float, typer.Option(help="Share of --blend in the average.")] = 0.5,
+    share: Annotated[
+        float | None, typer.Option(help="Share of --blend in the average; .5 by default.")
+    ] = None,
     metrics: Annotated[
         Path | None, typer.Option(help="JSON of `evaluate` or `measure`, for header and card.")
     ] = None,

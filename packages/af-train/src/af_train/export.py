@@ -16,7 +16,7 @@ from af_train import checkpoints
 from af_train.adapters import AdapterConfig, merged
 from af_train.journal import read_run
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER
-from af_train.recipes.distill import RECIPE
+from af_train.recipes.distill import read_note
 
 _STUDENTS = ("dmd", "ode")
 """Stages that leave a student, the better one first."""
@@ -46,7 +46,7 @@ class Trained:
 
     def recipe(self) -> dict[str, Any]:
         """Return ``recipe`` and ``settings`` as the run wrote them down, or nothing."""
-        return _recipe(self.directory)
+        return read_note(self.directory) if self.directory else {}
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -213,14 +213,6 @@ def _checkpoint(path: Path, stage: Path, role: str | None, averaged: bool) -> Tr
         )
     tensors = checkpoints.read_weights(path, chosen, averaged=averaged)
     return Trained(tensors, path, stage.name, chosen, about.step, stage.parent, averaged)
-
-
-def _recipe(directory: Path | None) -> dict[str, Any]:
-    try:
-        text = ((directory or Path()) / RECIPE).read_bytes()
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError):
-        return {}
 
 
 def _scores(path: Path | None) -> dict[str, Any]:

@@ -31,12 +31,15 @@ class Rollout:
     clip: Tensor
     """The mosaic ``[b, f, c, h, w]``: each frame as a window with gradients estimated it."""
     windows: tuple["Window", ...]
-    network: Any
-    """The student, ``Trainable``."""
     engine: Streamer[Any]
-    """What made them with it."""
+    """What made them; its denoiser is the student, ``Trainable``."""
     seeds: tuple[int, ...]
     """One seed of the engine's noise for each clip."""
+
+    @property
+    def network(self) -> Any:
+        """The student."""
+        return self.engine.denoiser
 
     def first_noise(self) -> Tensor:
         """Return the noise that each frame began as, ``[b, f, c, h, w]``, drawn again."""
@@ -114,7 +117,7 @@ def roll_out(
     emitted = torch.cat([*engine.stream(state, given.rows.split(step_rows, dim=1))], dim=1)
     windows = tuple(_window(p, streamer, schedule, emitted.shape[1]) for p in tape.passes)
     parts = [window.clean(window.kept.output) for window in windows]
-    return Rollout(emitted, torch.cat(parts, dim=1), windows, streamer.denoiser, streamer, seeds)
+    return Rollout(emitted, torch.cat(parts, dim=1), windows, streamer, seeds)
 
 
 def _window(

@@ -9,7 +9,7 @@ from af_core.errors import ConfigError
 from rich.console import Console
 from rich.markup import escape
 
-from af_train.export import Trained, blended, export_trained, find_trained
+from af_train.export import Exported, Trained, blended, export_trained, find_trained
 from af_train.verification import Verified, verify
 
 
@@ -21,7 +21,7 @@ def export_weights(
     averaged: bool,
     base: Path | None,
     blend: Path | None,
-    share: float,
+    share: float | None,
     half: bool,
     metrics: Path | None,
     check: bool,
@@ -32,7 +32,9 @@ def export_weights(
     """Write, verify if wanted, and say what was written."""
     trained = find_trained(source, role, averaged=averaged, base=base)
     if blend is not None:
-        trained = blended(trained, blend, share)
+        trained = blended(trained, blend, 0.5 if share is None else share)
+    elif share is not None:
+        raise ConfigError("--share says how much of --blend FILE; there is no --blend.")
     name = _preset(trained, preset) if check else ""
     made = export_trained(
         trained, path, dtype=torch.float16 if half else torch.float32, metrics=metrics
@@ -46,10 +48,16 @@ def export_weights(
         about = msgspec.to_builtins(made) | {"verified": msgspec.to_builtins(seen)}
         sys.stdout.write(msgspec.json.encode(about).decode() + "\n")
         return
+    use = preset or trained.recipe().get("settings", {}).get("preset")
+    _say(made, seen, use, console)
+
+
+def _say(made: Exported, seen: Verified | None, use: str | None, console: Console) -> None:
     step = "" if made.step is None else f", step {made.step}"
     console.print(
         f"{escape(made.path)}  {made.size_bytes / 1e6:.1f} MB: {made.num_parameters:,} weights of "
         f"the {made.role} ({made.stage}{step}), {made.dtype}"
+        + (f", blended with {escape(made.blend)}" if made.blend else "")
     )
     console.print(f"{escape(made.card)}  model card, to be filled in")
     if seen is not None:
@@ -57,7 +65,6 @@ def export_weights(
             f"verified: {seen.frames} frames differ from the trained network's by "
             f"{seen.mean_difference} grey levels on average, {seen.largest_difference} at most"
         )
-    use = preset or trained.recipe().get("settings", {}).get("preset")
     if use:
         console.print(
             f"next: af-runtime generate PORTRAIT SPEECH -o clip.mp4 --preset {escape(use)} --set "

@@ -30,6 +30,14 @@ RECIPE = "recipe.json"
 SAMPLES = "samples"
 
 
+def read_note(directory: Path) -> dict[str, Any]:
+    """Return ``recipe`` and ``settings`` as a run wrote them into its directory, or nothing."""
+    try:
+        return msgspec.json.decode((directory / RECIPE).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
 class StageNotTrainedError(AvatarForcingError):
     """A stage needs weights that an earlier one has not left yet."""
 

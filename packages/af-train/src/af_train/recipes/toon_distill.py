@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 from af_core.assembly import build_stages
 from af_core.errors import ConfigError
 from af_core.graph import open_pipeline, parse_overrides
@@ -28,7 +27,7 @@ from af_train.data.toon_source import ToonSource
 from af_train.metrics.readers import load_readers
 from af_train.metrics.toon_teacher import TeacherGate
 from af_train.parallel import World
-from af_train.recipes.distill import RECIPE, Distillation, DistillRecipe, StageRecipe
+from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe, read_note
 from af_train.recipes.toon_student import calm_start, channel_weights, mouth_weights
 from af_train.trainer import RoleConfig, TrainerConfig
 from af_train.worlds.toon.driven import DRIVES
@@ -60,7 +59,7 @@ _LOWEST = 0.02
 
 
 def toon_distill_recipe() -> ToonDistillRecipe:
-    """Return the settings that were run for the embedded size: two hours of two CPU cores.
+    """Return the settings that were run for the embedded size: 90 minutes of two CPU cores.
 
     The teacher begins as the shipped student, which has its shape and speaks already.
     """
@@ -84,26 +83,24 @@ def toon_distill_recipe() -> ToonDistillRecipe:
             _trainer(800, {"student": _regression(4e-4)}),
             {"mask": "window", "below_top": "renoised"},
         ),
-        dmd=StageRecipe(
-            "dmd",
-            _trainer(
-                1000,
-                {
-                    "student": RoleConfig(2.5e-5, average=0.97, average_from=40),
-                    "critic": RoleConfig(2e-4),
-                },
-                batch_size=8,
-            ),
-            {
-                "shift": 3.0,
-                "lowest": _LOWEST,
-                "errors_of": "clean",
-                "guidance_weight": 1.5,
-                "critic_draws": 5,
-                "mix_self_forcing": 0.25,
-            },
-        ),
+        dmd=_matching(),
     )
+
+
+def _matching() -> StageRecipe:
+    roles = {
+        "student": RoleConfig(2.5e-5, average=0.97, average_from=40),
+        "critic": RoleConfig(2e-4),
+    }
+    options = {
+        "shift": 3.0,
+        "lowest": _LOWEST,
+        "errors_of": "clean",
+        "guidance_weight": 1.5,
+        "critic_draws": 5,
+        "mix_self_forcing": 0.25,
+    }
+    return StageRecipe("dmd", _trainer(1000, roles, batch_size=8), options)
 
 
 def _trainer(steps: int, roles: dict[str, RoleConfig], batch_size: int = 16) -> TrainerConfig:
@@ -154,10 +151,9 @@ def _scored_alike(recipe: ToonDistillRecipe) -> ToonDistillRecipe:
 
 def _require_same_noise(directory: Path, recipe: ToonDistillRecipe) -> None:
     """Refuse a directory whose teacher learned from other noise than this recipe's."""
-    note, begun = directory / RECIPE, ("teacher", "teacher.safetensors")
-    if not note.is_file() or not any((directory / name).exists() for name in begun):
+    noted, begun = read_note(directory), ("teacher", "teacher.safetensors")
+    if not noted or not any((directory / name).exists() for name in begun):
         return
-    noted = msgspec.json.decode(note.read_bytes(), type=dict[str, Any])
     coupled = noted.get("settings", {}).get("coupled", False)
     if coupled != recipe.coupled:
         raise ConfigError(

@@ -10,7 +10,7 @@ import msgspec
 from af_core.errors import AvatarForcingError
 
 from af_train.journal import Session, read_run
-from af_train.recipes.distill import RECIPE, SAMPLES
+from af_train.recipes.distill import SAMPLES, read_note
 
 _HISTORY = "history.jsonl"
 _ORDER = ("teacher", "trajectories", "ode", "dmd")
@@ -98,7 +98,7 @@ def read_report(directory: Path) -> Report:
             f"{directory} holds no history of training ({_HISTORY}), nor does a folder in it; "
             f"there is: {', '.join(there) or 'nothing'}. Name what --directory named in `run`."
         )
-    note = _note(directory if directory / _HISTORY not in folders else directory.parent)
+    note = read_note(directory if directory / _HISTORY not in folders else directory.parent)
     return Report(
         name=directory.resolve().name,
         directory=str(directory),
@@ -115,13 +115,6 @@ def _stages(directory: Path) -> list[Path]:
     place = {name: number for number, name in enumerate(_ORDER)}
     began = {path: (path / _HISTORY).stat().st_mtime for path in found}
     return sorted(found, key=lambda path: (place.get(path.name, len(place)), began[path]))
-
-
-def _note(directory: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode((directory / RECIPE).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError):
-        return {}
 
 
 def _stage(folder: Path) -> Stage:
