@@ -54,7 +54,7 @@ def fuzz_worker(count, seed=0):
     plain = expected(avatar, face(avatar), speech(6_000))
     with serving(avatar, ZmqServer("tcp://127.0.0.1:*"), max_sessions=16) as service:
         _served(service)
-        before, memory = _steady(), resident_bytes()
+        before, memory = leftovers.steady(), resident_bytes()
         attacker = _Attacker(service.transport.endpoint)
         attacker.send(mutations(BATCH, seed + 1))
         attacker.ping()
@@ -68,12 +68,11 @@ def fuzz_worker(count, seed=0):
         codes = attacker.codes
         grown = (resident_bytes() - memory) / 2**20
         attacker.end()
-        until = time.monotonic() + PATIENCE_S
-        while service.server.num_sessions and time.monotonic() < until:
-            time.sleep(0.01)
-        while _left(leftovers.holdings(), before) and time.monotonic() < until:
-            time.sleep(0.01)  # the system closes lines a moment after their ends did
-        after = leftovers.holdings()
+        if not np.array_equal(_served(service), plain):  # after all that the avatar was asked
+            trouble.append("another client was served wrongly at the end")
+        after = leftovers.once(lambda held: not _left(held, before))
+        if service.server.num_sessions:
+            trouble.append(f"{service.server.num_sessions} sessions have not ended")
     if codes[Code.INTERNAL]:
         trouble.append(f"{codes[Code.INTERNAL]} faults of the worker")
     if _left(after, before):
@@ -81,16 +80,6 @@ def fuzz_worker(count, seed=0):
     if grown > MOST_GROWTH_MIB:
         trouble.append(f"memory grew by {grown:.1f} MiB")
     return {"messages": len(rounds) * BATCH, "codes": dict(codes), "trouble": trouble}
-
-
-def _steady():
-    """Return what is held once half a second has not changed it: earlier tests may still close."""
-    until, held, since = time.monotonic() + PATIENCE_S, leftovers.holdings(), time.monotonic()
-    while time.monotonic() - since < 0.5 and time.monotonic() < until:
-        time.sleep(0.02)
-        if (now := leftovers.holdings()) != held:
-            held, since = now, time.monotonic()
-    return held
 
 
 def _left(after, before):

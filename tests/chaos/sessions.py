@@ -84,7 +84,7 @@ def run(count, seed=0):
         for i in range(WARM):
             one_session(service, line, WAYS[i % len(WAYS)])
         settle(service)
-        before, bytes_before = leftovers.holdings(), leftovers.traced_bytes()
+        before, bytes_before = leftovers.steady(), leftovers.traced_bytes()
         for _ in range(count):
             way = rng.choice(WAYS)
             one_session(service, line, way)
@@ -92,7 +92,8 @@ def run(count, seed=0):
                 line.close()
                 line = service.client()
         settle(service)
-        after, bytes_after = leftovers.holdings(), leftovers.traced_bytes()
+        after = leftovers.once(lambda held: held == before)
+        bytes_after = leftovers.traced_bytes()
         line.close()
     tracemalloc.stop()
     return {

@@ -46,14 +46,14 @@ def run(minutes, viewers=2, preset=None, seed=0):
         endpoint = service.transport.endpoint
         watched(endpoint, 1 / 30, 1, seed)  # everything has been loaded
         settled(service)
-        before = leftovers.holdings()
+        before = leftovers.steady()
         watcher = threading.Thread(target=look_at_memory)
         watcher.start()
         report = watched(endpoint, minutes, viewers, seed)
         stop.set()
         watcher.join()
         settled(service)
-        after = leftovers.holdings()
+        after = leftovers.once(lambda held: held == before)
     return report, memory, before, after
 
 
@@ -85,7 +85,7 @@ def judged(minutes, report, memory, before, after):
         if abs(viewer["frames"] - due) > 0.05 * due + 100:
             trouble.append(f"{viewer['frames']} frames came, {due:.0f} were due")
     if report["skew_ms"]["max"] > MOST_SKEW_MS:
-        trouble.append(f"sound and picture were {report.skew_ms['max']:.0f} ms apart")
+        trouble.append(f"sound and picture were {report['skew_ms']['max']:.0f} ms apart")
     if last - first > SLACK_MIB + 0.02 * first:
         trouble.append(f"memory grew from {first:.1f} to {last:.1f} MiB")
     if before != after:

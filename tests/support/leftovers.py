@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -55,3 +56,21 @@ def holdings():
         "threads": sorted(one.name for one in threading.enumerate()),
         "shared_memory": sorted(shared_memory()),
     }
+
+
+def steady(patience_s=60.0):
+    """Return what is held once half a second has not changed it: earlier tests may still close."""
+    until, held, since = time.monotonic() + patience_s, holdings(), time.monotonic()
+    while time.monotonic() - since < 0.5 and time.monotonic() < until:
+        time.sleep(0.02)
+        if (now := holdings()) != held:
+            held, since = now, time.monotonic()
+    return held
+
+
+def once(is_clear, patience_s=60.0):
+    """Return the first holdings that are clear, or the last: threads and systems close in time."""
+    until = time.monotonic() + patience_s
+    while not is_clear(held := holdings()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return held
