@@ -1,20 +1,30 @@
 """``af-train ablate``: rows are trained or reused, reports are whole, slips are told."""
 
 import json
+from importlib.resources import files
 
 import pytest
 import torch
 from af_core.errors import ConfigError
+from af_train import draws
 from af_train.ablation.lamp import LampStudy, each_once, variants
 from af_train.ablation.paper import TABLES
 from af_train.ablation.students import FULL, RUNGS, Student
 from af_train.ablation.teacher_stream import OVERLAP, teacher_stream
+from af_train.ablation.toon_teacher import ToonTeacher
+from af_train.benchmark.clips import ClipFolder
+from af_train.benchmark.specs import make_benchmark
 from af_train.cli import app
 from af_train.draws import sample_seeds
-from af_train.levels import grid_indices
+from af_train.guidance import Guidance
+from af_train.levels import euler_grid, grid_indices
+from af_train.networks import Conditions
 from af_train.on_disk import AnotherJobError
+from af_train.parallel import products_in
 from af_train.recipes.lantern import SHIFT, lantern_context, lantern_recipe, make_lantern_network
 from af_train.recipes.settings import with_settings
+from af_train.recipes.toon_distill import toon_distill_recipe
+from af_train.trajectories import guided_velocity, trajectory
 from af_train.worlds.lantern import LanternWorld
 from typer.testing import CliRunner
 
@@ -145,3 +155,27 @@ def test_the_shipped_student_is_changed_as_it_streams(tmp_path):
     verdicts = {c["column"]: c["verdict"] for c in found["claims"]}
     assert verdicts["fid"] == "not measured" and verdicts["csim"] != "not measured"
     assert "causal_ode.safetensors" in (tmp_path / "ablation-toon.md").read_text()
+
+
+def test_the_teacher_of_the_toon_world_speaks_as_its_trajectories_are_sampled(tmp_path):
+    pytest.importorskip("espeakng_loader")
+    weights = files("af_core") / "presets" / "toon" / "denoiser.safetensors"
+    teacher = ToonTeacher.load("toon", weights)
+    (spec,) = make_benchmark(1).clips
+    made = ClipFolder(tmp_path).get(spec).first(2)
+    frames = teacher(made)
+    assert frames.shape == (50, 128, 128, 3) and frames.dtype == torch.uint8
+    stages, config = teacher.stages, toon_distill_recipe().backfill
+    portraits = made.clip.portrait().permute(1, 2, 0)[None]
+    portrait = stages["image_encoder"].encode(portraits)
+    samples = torch.from_numpy(made.clip.speech.samples)[None, : 48 * 640]
+    given = Conditions(portrait, stages["audio_encoder"](samples))
+    noise = draws.normal((spec.seed,), "clip at 0", portrait.expand(-1, 12, -1, -1, -1))
+    velocity = guided_velocity(teacher.network, given, Guidance(1.5, 1.5), 12)
+    with torch.no_grad(), products_in(config.precision, "cpu"):
+        end = trajectory(velocity, noise, euler_grid(config.num_steps, config.shift), ())[:, -1]
+    decoder = stages["decoder"]
+    shown, _ = decoder.step(decoder.open_seeing(portraits), torch.cat([portrait, end], 1))
+    apart = (frames[:48].float() - shown[0, 1:].float()).abs().mean()  # bfloat16 rounds
+    moved = (frames[:48].float() - portraits.float()).abs().mean()
+    assert apart < 0.05 * moved

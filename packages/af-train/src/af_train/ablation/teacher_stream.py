@@ -6,10 +6,11 @@ of its noise path are those of the clip before, noised to the level of the step:
 in what is missing. It was never trained for that, nor needs to be.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -26,14 +27,29 @@ OVERLAP = 4
 NUM_STEPS = 32
 
 
+@attrs.frozen
+class Sampling:
+    """How a clip is drawn."""
+
+    grid: Sequence[float] = attrs.field(factory=lambda: euler_grid(NUM_STEPS, SHIFT))
+    """Noise levels from 1 to 0."""
+    guidance: Guidance = attrs.field(factory=lambda: Guidance(1.0, 1.0))
+
+
 @torch.no_grad()
 def teacher_stream(
-    teacher: Any, batch: Batch, num_latents: int, clip_latents: int
+    teacher: Any,
+    batch: Batch,
+    num_latents: int,
+    clip_latents: int,
+    sampling: Sampling | None = None,
 ) -> Iterator[Tensor]:
     """Yield what each clip adds, ``[b, f, c, h, w]``, until ``num_latents`` are made.
 
-    ``batch.rows`` must reach ``clip_latents`` frames beyond the last one at most.
+    ``batch.rows`` must reach ``clip_latents`` frames beyond the last one at most; ``sampling`` is
+    by default that of the lamp world.
     """
+    how = sampling or Sampling()
     past: Tensor | None = None
     made = 0
     while made < num_latents:
@@ -41,7 +57,7 @@ def teacher_stream(
         start = min(made - known, batch.num_frames - clip_latents)
         known = made - start
         rows = batch.rows[:, 4 * start : 4 * (start + clip_latents)]
-        clip = _filled(teacher, batch, rows, past, known, start)
+        clip = _filled(teacher, batch, rows, past, known, start, how)
         past = clip if past is None else torch.cat([past, clip[:, known:]], 1)
         past = past[:, -clip_latents:]
         made = start + clip_latents
@@ -49,15 +65,21 @@ def teacher_stream(
 
 
 def _filled(
-    teacher: Any, batch: Batch, rows: Tensor, past: Tensor | None, known: int, start: int
+    teacher: Any,
+    batch: Batch,
+    rows: Tensor,
+    past: Tensor | None,
+    known: int,
+    start: int,
+    how: Sampling,
 ) -> Tensor:
     """Return a clip whose first ``known`` frames are the last of ``past``."""
     frames = rows.shape[1] // 4
     like = batch.portrait.expand(-1, frames, -1, -1, -1)
     noise = draws.normal(batch.seeds, f"clip at {start}", like)
     given = Conditions(batch.portrait, rows, batch.text)
-    velocity, x = guided_velocity(teacher, given, Guidance(1.0, 1.0), frames), noise
-    for sigma, lower in pairwise(euler_grid(NUM_STEPS, SHIFT)):
+    velocity, x = guided_velocity(teacher, given, how.guidance, frames), noise
+    for sigma, lower in pairwise(how.grid):
         x = x + (lower - sigma) * velocity(x, sigma)
         if past is not None and known:
             kept = (1 - lower) * past[:, -known:] + lower * noise[:, :known]

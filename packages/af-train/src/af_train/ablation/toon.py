@@ -10,6 +10,7 @@ import numpy as np
 
 from af_train.ablation.paper import OURS, TABLES, cell_name
 from af_train.ablation.rows import NOT_YET, Missing, Row, Study, moments_within
+from af_train.ablation.toon_teacher import ToonTeacher
 from af_train.ablation.verdicts import Means, Statistic
 from af_train.benchmark.clips import ClipFolder
 from af_train.benchmark.report import tracks
@@ -39,7 +40,8 @@ with both anchors, so another setting asks it for what it never did, and its row
 trained network leans on, not what a network trained without that part could do. Its network also
 reads the portrait beside every frame, so identity does not hang on the style anchor alone. Rows
 that only training can make are there when students are given (`--students DIR`, one
-`ROW.safetensors` each)."""
+`ROW.safetensors` each). A given `teacher.safetensors` draws clips as its trajectories are drawn,
+and they are joined over shared frames."""
 _SCORES = {
     **{name: name for name in ("csim", "csim_last", "delta_e", "delta_e_last")},
     **{name: name for name in ("adj_lpips", "adj_lpips_last")},
@@ -52,6 +54,7 @@ _MORE_SCORES = {
     "sharpness": "sharpness",
 }
 _SHIPPED = "shipped student, changed when streaming"
+_TEACHER = "teacher"
 _LEVELS = {1: [1.0], 2: [1.0, 0.5], 4: [1.0, 0.8, 0.5, 0.25]}
 
 
@@ -78,7 +81,7 @@ def variants() -> dict[str, list[Variant]]:
     return {
         "table3": [_cell(slots, passes) for slots, passes in CELLS],
         "table4": [
-            Variant("teacher", "teacher", needs_student=True),
+            Variant(_TEACHER, "teacher, 20 steps, clips joined", needs_student=True),
             Variant("student", "multi-step student (L = 1, N = 4)", _window(1, 4)),
             _without("no_style", "style_anchor=false"),
             _without("no_temporal", "temporal_budget=0"),
@@ -148,7 +151,10 @@ class ToonStudy:
         settings = (*variant.settings, *weights)
         folder = self.directory / (variant.name if student is None else f"given-{variant.of}")
         run = open_run(self.preset, settings, self.directory, self.specs(), output=folder)
-        return attrs.evolve(run, folder=ClipFolder(self.directory / "clips"))
+        run = attrs.evolve(run, folder=ClipFolder(self.directory / "clips"))
+        if student is None or variant.of != _TEACHER:
+            return run
+        return attrs.evolve(run, speaker=ToonTeacher.load(self.preset, student))
 
 
 def toon_study(
@@ -190,7 +196,7 @@ def _row(toon: ToonStudy, variant: Variant, job: BenchmarkRun) -> Row:
     records = job.records()
     trained = _SHIPPED if variant.settings else "shipped student, as it is"
     if toon.given(variant):
-        trained = "given student"
+        trained = "given teacher" if variant.of == _TEACHER else "given student"
     columns: dict[str, Statistic] = {c: _means(records, of) for c, of in _SCORES.items()}
     more: dict[str, Statistic] = {c: _means(records, of) for c, of in _MORE_SCORES.items()}
     curves = {

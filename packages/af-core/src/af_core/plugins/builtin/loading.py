@@ -8,6 +8,7 @@ import msgspec
 import torch
 from torch import nn
 
+from af_core.decoders.soft_borders import SoftBorders
 from af_core.decoders.still import StillDecoder
 from af_core.decoders.tiny_vae import TinyVAEDecoder, TinyVAEImageEncoder
 from af_core.decoders.wan_vae import WanVAEDecoder, WanVAEImageEncoder
@@ -74,7 +75,8 @@ def causal_wan(options: CausalWanOptions, context: BuildContext) -> CausalWan:
 def tiny_vae_decoder(options: TinyVAEDecoderOptions, context: BuildContext) -> Decoder[Any]:
     """Return the decoder half; the encoder's weights are let go."""
     vae = _without(_tiny_vae(options, context), "encoder", "shortcut_in")
-    return _stilled(TinyVAEDecoder(vae), options.still)
+    decoder = _stilled(TinyVAEDecoder(vae), options.still)
+    return SoftBorders(decoder, options.soft_borders) if options.soft_borders else decoder
 
 
 def _stilled(decoder: Decoder[Any], threshold: float) -> Decoder[Any]:

@@ -83,10 +83,14 @@ class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=T
     still: float = 0.0
     """Show the portrait's own pixels where frames differ from it by less than this (of 1); 0: off.
     Right for a camera and a head that hardly move."""
+    soft_borders: float = 0.0
+    """How much of the first frame of each latent is the mean of the frames around it; 0: off.
+    Right where each latent is a block, drawn by a pass of its own."""
 
     def __post_init__(self) -> None:
-        """Refuse a difference that is none."""
+        """Refuse shares that are none."""
         require_share("still", self.still)
+        require_share("soft_borders", self.soft_borders)
 
     def declare(self, geometry: Geometry) -> Declaration:
         """Return latents in, frames out."""
