@@ -4,6 +4,7 @@ The ledger knows every frame that was delivered, as (epoch, block, frame), and t
 be. A frame that is lost, doubled, out of order or wrong is an error that names it.
 """
 
+import contextlib
 import itertools
 import os
 import random
@@ -167,8 +168,9 @@ def run(
 def _kill_one(staged, rng, nursery):
     """Kill one process and return what it was."""
     supervisor = staged.supervisor
-    if nursery and supervisor.nursery_pid:
-        os.kill(supervisor.nursery_pid, signal.SIGKILL)
+    if nursery and (pid := supervisor.nursery_pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         return "nursery"
     roles = {one.pid: one.process for one in supervisor.status() if one.pid}
     pids = sorted(supervisor.pids)

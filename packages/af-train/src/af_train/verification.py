@@ -39,8 +39,10 @@ def verify(
     if the file is ``exact``.
     """
     chosen = parse_overrides(settings) | {"denoiser.weights": str(path.resolve())}
-    if hasattr(open_pipeline(preset, chosen).stages["decoder"].config, "still"):
-        chosen["decoder.still"] = 0.0  # which would hide small differences
+    decoder = open_pipeline(preset, chosen).stages["decoder"].config
+    for option in ("still", "soft_borders"):  # which would hide small differences
+        if hasattr(decoder, option):
+            chosen[f"decoder.{option}"] = 0.0
     avatar = load(preset, chosen)
     exported = _second(avatar)
     denoising: Any = avatar.runners["denoiser"]

@@ -59,8 +59,6 @@ class SoftBorders(nn.Module):
         That one has no border before it and stays as it is.
         """
         frames, inner = self.decoder.step(state.inner, latents)
-        if not frames.shape[1]:
-            return frames, attrs.evolve(state, inner=inner)
         if state.last is None:
             first, rest = frames[:, :1], frames[:, 1:]
             shown = torch.cat([first, soften(rest, first, self.share)], 1)

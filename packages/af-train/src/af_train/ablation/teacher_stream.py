@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import torch
+from af_core.errors import ShapeError
 from torch import Tensor
 
 from af_train import draws
@@ -47,8 +48,12 @@ def teacher_stream(
     """Yield what each clip adds, ``[b, f, c, h, w]``, until ``num_latents`` are made.
 
     ``batch.rows`` must reach ``clip_latents`` frames beyond the last one at most; ``sampling`` is
-    by default that of the lamp world.
+    by default that of the lamp world. Raises ``ShapeError`` for less speech than a clip takes.
     """
+    if batch.num_frames < clip_latents:
+        raise ShapeError(
+            f"A clip takes speech of {clip_latents} latent frames; {batch.num_frames} are there."
+        )
     how = sampling or Sampling()
     past: Tensor | None = None
     made = 0

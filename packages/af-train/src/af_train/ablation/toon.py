@@ -18,6 +18,7 @@ from af_train.benchmark.running import BenchmarkRun, open_run
 from af_train.benchmark.scoring import Record
 from af_train.benchmark.specs import ClipSpec, make_benchmark
 from af_train.moments import made_at, true_at
+from af_train.recipes.toon_distill import toon_distill_recipe
 
 CELLS = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1))
 """Windows whose ladders lie on the shipped student's four levels."""
@@ -34,14 +35,14 @@ MORE = {
     "sharpness": "energy of the Laplacian, of the true",
 }
 ABOUT = """The world is that of the embedded avatar, the clips are the first of the long-form
-benchmark without noise, one minute each; every row draws the same noise. **Rows marked "shipped"
-change the embedded student while it streams and retrain nothing**: it was trained for L = 4, N = 1
-with both anchors, so another setting asks it for what it never did, and its rows say what the
-trained network leans on, not what a network trained without that part could do. Its network also
-reads the portrait beside every frame, so identity does not hang on the style anchor alone. Rows
-that only training can make are there when students are given (`--students DIR`, one
-`ROW.safetensors` each). A given `teacher.safetensors` draws clips as its trajectories are drawn,
-and they are joined over shared frames."""
+benchmark without noise, one minute each; every student draws the same noise. **Rows marked
+"shipped" change the embedded student while it streams and retrain nothing**: it was trained for
+L = 4, N = 1 with both anchors, so another setting asks it for what it never did, and its rows say
+what the trained network leans on, not what a network trained without that part could do. Its
+network also reads the portrait beside every frame, so identity does not hang on the style anchor
+alone. Rows that only training can make are there when students are given (`--students DIR`, one
+`ROW.safetensors` each). A given `teacher.safetensors` draws clips as the recipe `toon_distill`
+draws trajectories, from noise of their own; they are joined over frames that they share."""
 _SCORES = {
     **{name: name for name in ("csim", "csim_last", "delta_e", "delta_e_last")},
     **{name: name for name in ("adj_lpips", "adj_lpips_last")},
@@ -77,11 +78,11 @@ class Variant:
 
 def variants() -> dict[str, list[Variant]]:
     """Return the rows of all tables."""
-    ours = Variant(OURS, "full model")
+    ours, steps = Variant(OURS, "full model"), toon_distill_recipe().backfill.num_steps
     return {
         "table3": [_cell(slots, passes) for slots, passes in CELLS],
         "table4": [
-            Variant(_TEACHER, "teacher, 20 steps, clips joined", needs_student=True),
+            Variant(_TEACHER, f"teacher, {steps} steps, clips joined", needs_student=True),
             Variant("student", "multi-step student (L = 1, N = 4)", _window(1, 4)),
             _without("no_style", "style_anchor=false"),
             _without("no_temporal", "temporal_budget=0"),
@@ -144,17 +145,26 @@ class ToonStudy:
         path = self.students / f"{variant.of}.safetensors" if self.students else None
         return path if path is not None and path.exists() else None
 
+    def folder(self, variant: Variant) -> str | None:
+        """Return the name of a row's folder; None if it lacks the student that it needs."""
+        if self.given(variant) is not None:
+            return f"given-{variant.of}"
+        return None if variant.needs_student else variant.name
+
     def job(self, variant: Variant) -> BenchmarkRun:
         """Return the run of a row over the clips."""
-        student = self.given(variant)
-        weights = () if student is None else (f"denoiser.weights={student.resolve()}",)
-        settings = (*variant.settings, *weights)
-        folder = self.directory / (variant.name if student is None else f"given-{variant.of}")
-        run = open_run(self.preset, settings, self.directory, self.specs(), output=folder)
-        run = attrs.evolve(run, folder=ClipFolder(self.directory / "clips"))
-        if student is None or variant.of != _TEACHER:
-            return run
-        return attrs.evolve(run, speaker=ToonTeacher.load(self.preset, student))
+        given = self.given(variant)
+        weights = () if given is None else (f"denoiser.weights={given.resolve()}",)
+        speaks = given is not None and variant.of == _TEACHER
+        run = open_run(
+            self.preset,
+            (*variant.settings, *weights),
+            self.directory,
+            self.specs(),
+            output=self.directory / (self.folder(variant) or variant.name),
+            speaker=ToonTeacher.load(self.preset, given) if speaks else None,
+        )
+        return attrs.evolve(run, folder=ClipFolder(self.directory / "clips"))
 
 
 def toon_study(
@@ -171,7 +181,7 @@ def toon_study(
     tables = variants()
     rows: dict[Variant, Row | Missing] = {}
     for variant in dict.fromkeys(v for name in wanted for v in tables[name]):
-        if variant.needs_student and toon.given(variant) is None:
+        if toon.folder(variant) is None:
             why = f"It takes a student: --students DIR with {variant.of}.safetensors."
             rows[variant] = Missing(variant.of, variant.label, why)
             continue

@@ -11,26 +11,29 @@ from af_core.geometry import SAMPLES_PER_FRAME, TEMPORAL_STRIDE
 from af_core.graph import open_pipeline
 from af_core.models.wan_config import CausalWanConfig
 from af_core.plugins.builtin.loading import shape_of
-from af_core.stages.decoder import SeesPortrait
+from af_core.running import DecodeRunner, Opening
 from af_core.weights.files import load
 from torch import Tensor
 from torch.nn import functional as F
 
-from af_train.ablation.teacher_stream import Sampling, teacher_stream
+from af_train.ablation.teacher_stream import OVERLAP, Sampling, teacher_stream
 from af_train.batches import Batch
 from af_train.benchmark.clips import BenchmarkClip
 from af_train.guidance import Guidance
 from af_train.levels import euler_grid
 from af_train.parallel import products_in
-from af_train.recipes.toon_distill import fresh_network, toon_distill_recipe
+from af_train.recipes.toon_distill import ToonDistillRecipe, fresh_network, toon_distill_recipe
 
 
 @attrs.frozen(eq=False)
 class ToonTeacher:
-    """Speaks a clip as the trajectories of the recipe are sampled: its steps, its guidance."""
+    """Speaks a clip as the recipe ``toon_distill`` draws trajectories: its steps, its guidance."""
 
     network: Any
     stages: Mapping[str, Any]
+    size: int
+    """Pixels of a side."""
+    recipe: ToonDistillRecipe = attrs.field(factory=toon_distill_recipe)
 
     @classmethod
     def load(cls, preset: str, weights: Path) -> "ToonTeacher":
@@ -39,24 +42,37 @@ class ToonTeacher:
         network = fresh_network(shape_of(pipeline.stages["denoiser"].config, CausalWanConfig))
         load(network, weights)
         nodes = ("image_encoder", "audio_encoder", "decoder")
-        return cls(network.eval(), build_stages(pipeline, "cpu", nodes))
+        built = build_stages(pipeline, "cpu", nodes)
+        return cls(network.eval(), built, pipeline.geometry.height)
+
+    @property
+    def name(self) -> str:
+        """Tell how clips are drawn and joined; numbers of another way are others."""
+        c = self.recipe.backfill
+        return (
+            f"teacher: {c.num_steps} steps, shift {c.shift:g}, guidance {c.guidance_weight:g}, "
+            f"{c.precision}, clips of {self.recipe.num_frames} latents that share {OVERLAP}"
+        )
 
     @torch.no_grad()
     def __call__(self, made: BenchmarkClip) -> Tensor:
         """Return the frames uint8 ``[t, H, W, 3]`` of a clip."""
-        recipe, total = toon_distill_recipe(), len(made.clip)
-        config, num_latents = recipe.backfill, -(-total // TEMPORAL_STRIDE)
-        portraits = made.clip.portrait().permute(1, 2, 0)[None]
-        portrait = self.stages["image_encoder"].encode(portraits)
+        config, total = self.recipe.backfill, len(made.clip)
+        num_latents = -(-total // TEMPORAL_STRIDE)
+        image = made.clip.portrait(self.size).permute(1, 2, 0)[None]
+        portrait = self.stages["image_encoder"].encode(image)
         batch = Batch(portrait, self._rows(made, num_latents), (made.spec.seed,))
         sampling = Sampling(
             euler_grid(config.num_steps, config.shift),
             Guidance(config.guidance_weight, config.guidance_weight),
         )
+        length = self.recipe.num_frames
         with products_in(config.precision, "cpu"):
-            parts = teacher_stream(self.network, batch, num_latents, recipe.num_frames, sampling)
-            latents = torch.cat([portrait, *parts], 1)
-        return self._decoded(portraits, latents)[0, 1 : 1 + total]
+            parts = [*teacher_stream(self.network, batch, num_latents, length, sampling)]
+        runner = DecodeRunner(self.stages["decoder"], 1)
+        state = runner.open(Opening(1, portrait, batch.seeds, image=image))
+        shown, _ = runner.step(state, {"latents": torch.cat(parts, 1)})
+        return shown["frames"][0, :total]
 
     def _rows(self, made: BenchmarkClip, num_latents: int) -> Tensor:
         """Hear the whole clip, ``[1, 4 f, d]``; its last latent ends in silence."""
@@ -64,10 +80,3 @@ class ToonTeacher:
         missing = num_latents * TEMPORAL_STRIDE * SAMPLES_PER_FRAME - samples.shape[1]
         ears = self.stages["audio_encoder"]
         return ears.step(ears.open(1), F.pad(samples, (0, missing)))[0]
-
-    def _decoded(self, portraits: Tensor, latents: Tensor) -> Tensor:
-        """Return frames uint8 ``[b, 1 + 4 f, H, W, 3]``, the portrait's first."""
-        decoder = self.stages["decoder"]
-        if isinstance(decoder, SeesPortrait):
-            return decoder.step(decoder.open_seeing(portraits), latents)[0]
-        return decoder.step(decoder.open(len(portraits)), latents)[0]

@@ -7,8 +7,9 @@ clip's numbers depend on nothing but the clip, and shards together are the whole
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 import msgspec
@@ -40,6 +41,21 @@ class Run(msgspec.Struct, frozen=True):
     pipeline: str
     """SHA-256 of options and weights."""
     max_seconds: int | None
+    speaker: str = ""
+    """What made the frames; empty: the avatar, streaming."""
+
+
+class Speaker(Protocol):
+    """Makes the frames of a clip instead of the avatar."""
+
+    @property
+    def name(self) -> str:
+        """What is noted beside the numbers: speakers of one name make the same frames."""
+        ...
+
+    def __call__(self, made: BenchmarkClip) -> Tensor:
+        """Return the frames uint8 ``[t, H, W, 3]``."""
+        ...
 
 
 @attrs.frozen(eq=False)
@@ -51,8 +67,8 @@ class BenchmarkRun:
     specs: tuple[ClipSpec, ...]
     folder: ClipFolder
     directory: Path
-    speaker: Callable[[BenchmarkClip], Tensor] | None = None
-    """What makes the frames uint8 ``[t, H, W, 3]`` of a clip; None: the avatar streams them."""
+    speaker: Speaker | None = None
+    """None: the avatar streams."""
 
     def pending(self, shard: int = 0, of: int = 1) -> tuple[ClipSpec, ...]:
         """Return a shard's clips that have no numbers yet."""
@@ -103,18 +119,21 @@ def open_run(
     *,
     output: Path | None = None,
     max_seconds: int | None = None,
+    speaker: Speaker | None = None,
 ) -> BenchmarkRun:
     """Load the avatar and open its directory of results.
 
     Raises ``AnotherJobError`` if the directory holds results of something else.
     """
     pipeline = open_pipeline(preset, parse_overrides([*settings]))
-    run = Run(preset, tuple(settings), pipeline_digest(pipeline), max_seconds)
+    spoken_by = "" if speaker is None else speaker.name
+    run = Run(preset, tuple(settings), pipeline_digest(pipeline), max_seconds, spoken_by)
     name = hashlib.sha256(msgspec.json.encode(run)).hexdigest()[:8]
     directory = output or benchmark / "results" / f"{Path(preset).stem}-{name}"
     (directory / "records").mkdir(parents=True, exist_ok=True)
     claim(directory / "run.json", run, ignoring=("preset", "settings"))
-    return BenchmarkRun(run, build(pipeline), specs, ClipFolder(benchmark / "clips"), directory)
+    clips = ClipFolder(benchmark / "clips")
+    return BenchmarkRun(run, build(pipeline), specs, clips, directory, speaker)
 
 
 def speak(avatar: Avatar, made: BenchmarkClip) -> Tensor:

@@ -110,9 +110,9 @@ def _toon(toon: "ToonStudy", wanted: tuple[str, ...], settings: list[str], strea
         raise ConfigError("--set is for the lamp world's recipe; toon rows take --preset.")
     if toon.students is not None and not toon.students.is_dir():
         raise ConfigError(f"--students {toon.students}: there is no such folder.")
-    rows = {variant.name for table in wanted for variant in variants()[table]}
+    folders = {toon.folder(variant) for table in wanted for variant in variants()[table]}
     with progress_bar() as bar:
-        task = bar.add_task("clips", total=len(rows) * toon.num_clips, log="")
+        task = bar.add_task("clips", total=len(folders - {None}) * toon.num_clips, log="")
         return toon_study(toon, wanted, partial(_advance, bar, task), stream=stream)
 
 

@@ -88,7 +88,7 @@ class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=T
     Right where each latent is a block, drawn by a pass of its own."""
 
     def __post_init__(self) -> None:
-        """Refuse shares that are none."""
+        """Refuse what is not from 0 to 1."""
         require_share("still", self.still)
         require_share("soft_borders", self.soft_borders)
 
@@ -100,7 +100,8 @@ class TinyVAEDecoderOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=T
             (Port("frames", video_frames(geometry)),),
             num_parameters=self.decoder_parameters,
             bytes_per_stream=BYTES["float32"]
-            * self.decoder_memory(geometry.latent_height, geometry.latent_width),
+            * self.decoder_memory(geometry.latent_height, geometry.latent_width)
+            + bytes_kept(geometry, self.still, self.soft_borders),
         )
 
     def build(self, context: BuildContext) -> Any:
@@ -127,6 +128,12 @@ class TinyVAEImageOptions(TinyVAEOptions, frozen=True, forbid_unknown_fields=Tru
         from af_core.plugins.builtin.loading import tiny_vae_image_encoder
 
         return tiny_vae_image_encoder(self, context)
+
+
+def bytes_kept(geometry: Geometry, still: float, soft_borders: float = 0.0) -> int:
+    """Return what decoders around a decoder keep of a stream: two float32 frames, one uint8."""
+    per_value = 2 * BYTES["float32"] * bool(still) + bool(soft_borders)
+    return 3 * geometry.height * geometry.width * per_value
 
 
 def require_share(name: str, value: float) -> None:

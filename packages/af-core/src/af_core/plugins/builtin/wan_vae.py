@@ -6,7 +6,7 @@ from af_core.errors import ConfigError
 from af_core.geometry import Geometry
 from af_core.models.wan_vae_config import LATENTS_PER_CALL, WanVAEConfig
 from af_core.models.wan_vae_shape import decoder_memory, decoder_parameters, encoder_parameters
-from af_core.plugins.builtin.networks import require_share, require_stride
+from af_core.plugins.builtin.networks import bytes_kept, require_share, require_stride
 from af_core.plugins.contract import BuildContext
 from af_core.ports import (
     BYTES,
@@ -57,7 +57,7 @@ class WanVAEDecoderOptions(WanVAEOptions, frozen=True, forbid_unknown_fields=Tru
             (Port("frames", video_frames(geometry)),),
             num_parameters=decoder_parameters(self),
             bytes_per_parameter=BYTES[self.dtype],
-            bytes_per_stream=BYTES[self.dtype] * numbers,
+            bytes_per_stream=BYTES[self.dtype] * numbers + bytes_kept(geometry, self.still),
         )
 
     def build(self, context: BuildContext) -> Any:
