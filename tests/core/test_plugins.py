@@ -129,6 +129,8 @@ def test_a_broken_plugin_is_quarantined_with_its_reason_and_others_load(site, co
     assert record(catalog, "good-b").status == "ok"
     assert record(catalog, "af-core").status == "ok"
     assert [p.path for p in catalog.problems] == ["bad-a"]
+    with pytest.raises(UnknownNameError, match="The plugin 'bad-a' is failed: "):
+        catalog.get("objective", "x")
 
 
 def test_a_failing_import_names_the_line_of_the_plugin(site):

@@ -62,6 +62,12 @@ def test_clips_that_agree_prove_nothing_while_they_are_few():
     level = np.full((1, 5), 5.0)
     few = decide(Means(level + 1), Means(level), higher_is_better=True)
     assert few.verdict == "undecided" and few.advantage.low == 1
+    assert few.why == "5 clips, 6 are needed"
+    level = np.full((2, 6), 10.0)
+    worse = decide(Means(level), Means(level + 1), higher_is_better=True)
+    assert (worse.verdict, worse.why) == ("not reproduced", "reversed")
+    same = decide(Means(level), Means(level), higher_is_better=True)
+    assert (same.verdict, same.why) == ("not reproduced", "no difference")
     level = np.full((1, 6), 5.0)
     enough = decide(Means(level + 1), Means(level), higher_is_better=True)
     assert enough.verdict == "reproduced"

@@ -1,14 +1,20 @@
 """The chain learns: each stage does what it is for; with a critic that is frozen, none does."""
 
+import json
 import shutil
 
+import msgspec
 import pytest
-from af_core.errors import ConfigError, UnknownNameError
+from af_core.errors import AvatarForcingError, ConfigError, UnknownNameError
 from af_core.weights.files import read_tensors, write_tensors
-from af_train.recipes.distill import StageNotTrainedError
+from af_train.backfill import weights_hash
+from af_train.cli import app
+from af_train.on_disk import AnotherJobError
+from af_train.recipes.distill import StageNotTrainedError, read_note
 from af_train.recipes.lamp import lamp_chain, lamp_recipe, stream_scores
 from af_train.recipes.settings import SettingError, with_settings
 from af_train.worlds.lamp import MOOD_STD, LampWorld, measure
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,8 +101,12 @@ def test_settings_reach_any_depth_and_slips_are_named():
         with_settings(lamp_recipe(), ["dmd.trainer.stebs=7"])
     with pytest.raises(SettingError, match="There are: teacher, backfill"):
         with_settings(lamp_recipe(), ["x.y=7"])
-    with pytest.raises(SettingError, match="does not fit"):
+    with pytest.raises(SettingError, match=r"does not fit.*seen: 'many'"):
         with_settings(lamp_recipe(), ["dmd.trainer.steps=many"])
+    with pytest.raises(SettingError, match="write JSON in quotes"):
+        with_settings(lamp_recipe(), ["dmd.options={shift:3}"])
+    with pytest.raises(ConfigError, match="learning_rate=-1 must not be below 0"):
+        with_settings(lamp_recipe(), ["teacher.trainer.roles.teacher.learning_rate=-1"])
 
 
 def test_options_and_objectives_that_do_not_exist_are_named(tmp_path):
@@ -108,3 +118,47 @@ def test_options_and_objectives_that_do_not_exist_are_named(tmp_path):
         objective("dmd.options.shifty=3")
     with pytest.raises(UnknownNameError, match="self-forcing"):
         objective("dmd.objective=self_forcing")
+
+
+def test_slips_of_any_stage_are_told_before_the_first_is_trained(tmp_path):
+    for settings, said in (
+        (["dmd.objective=hubr"], "no objective named 'hubr'"),
+        (["dmd.options.shifty=3"], r"dmd: .*shifty.*STAGE.options="),
+        (["ode.begin=none.safetensors"], "ode.begin=none.safetensors: there is no such file"),
+        (["dmd.objective=flow-matching", "dmd.options={}"], "trains teacher, and trainer.roles"),
+        (["ode.objective=dmd"], "needs networks for critic, teacher; this stage has student"),
+    ):
+        chain = lamp_chain(tmp_path, with_settings(lamp_recipe(), settings))
+        with pytest.raises(AvatarForcingError, match=said):
+            chain.run()
+    assert not list(tmp_path.iterdir())
+
+
+TINY = ("teacher.trainer.steps=2", "ode.trainer.steps=2", "backfill.num_clips=4")
+
+
+def test_what_a_stage_has_learnt_is_not_taken_for_something_else(tmp_path):
+    def chain(*settings):
+        return lamp_chain(tmp_path, with_settings(lamp_recipe(), (*TINY, *settings)))
+
+    chain("teacher.options.shift=5").teacher()
+    chain("teacher.options.shift=5").teacher()
+    with pytest.raises(AnotherJobError, match=r"options.shift was 5, is 3"):
+        chain().teacher()
+    with pytest.raises(AnotherJobError, match="objective was 'flow-matching', is 'causal-ode'"):
+        chain("teacher.objective=causal-ode").teacher()
+    chain().backfill()
+    chain().ode()  # the note keeps how the teacher was trained
+    settings = read_note(tmp_path)["settings"]
+    assert settings["teacher"]["options"]["shift"] == 5
+    assert settings["ode"] == json.loads(msgspec.json.encode(chain().recipe.ode))
+
+
+def test_students_of_the_lamp_world_are_measured_side_by_side(taught, tmp_path):
+    files = [str(taught.weights(stage)) for stage in ("teacher", "ode")]
+    run = CliRunner().invoke(app, ["evaluate", "lamp", *files, "--json"], catch_exceptions=False)
+    told = json.loads(run.stdout)
+    assert [one["denoiser"] for one in told] == [weights_hash(read_tensors(f)) for f in files]
+    assert told[1]["sync"] == stream_scores(taught.weights("ode")).sync
+    with pytest.raises(ConfigError, match="name the files"):
+        CliRunner().invoke(app, ["evaluate", "lamp"], catch_exceptions=False)

@@ -152,7 +152,9 @@ def test_roles_without_a_network_or_a_rate_are_named(tmp_path):
     objective, config = t.objective("dmd"), TrainerConfig(1, {"student": RATE})
     with pytest.raises(ConfigError, match="networks for critic, teacher"):
         Trainer(objective, t.networks("student"), t.Clips(), config, tmp_path)
-    with pytest.raises(ConfigError, match="how critic moves"):
+    with pytest.raises(
+        ConfigError, match=r"trains critic, and trainer.roles says only how student moves"
+    ):
         Trainer(objective, t.networks("student", "critic", "teacher"), t.Clips(), config, tmp_path)
 
 
@@ -187,4 +189,23 @@ def test_out_of_memory_names_what_to_turn(tmp_path):
     made = trainer(tmp_path, "flow-matching", batch_size=2)
     made.networks["teacher"] = Greedy()
     with pytest.raises(OutOfMemoryError, match=r"2 samples at once.*batch_size.*recompute"):
+        made.fit()
+
+
+def test_an_objective_that_would_teach_nothing_is_refused(tmp_path):
+    class Forgets:
+        roles, frozen, said = ("student",), (), None
+
+        def turns(self, step):
+            return self.roles
+
+        def backward(self, turn, networks, batch):
+            return self.said
+
+    made = trainer(tmp_path, "ode-regression")
+    made.objective = Forgets()
+    with pytest.raises(ConfigError, match=r"Forgets.backward must return its scalars, 'loss'"):
+        made.fit()
+    Forgets.said = {"loss": torch.zeros(())}
+    with pytest.raises(ConfigError, match=r"left no gradient in the student: .* turn.share"):
         made.fit()

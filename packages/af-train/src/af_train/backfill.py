@@ -4,7 +4,7 @@ Worker ``rank`` of ``world`` makes every world-th shard; shards that are there a
 What a sample is depends on its number alone, so stores are the same however they were made.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -171,10 +171,11 @@ def joined(batches: Sequence[Batch]) -> Batch:
     return Batch(seeds=tuple(seed for batch in batches for seed in batch.seeds), **fields)
 
 
-def weights_hash(module: nn.Module) -> str:
-    """Return a hash of a module's weights: names, types and numbers."""
+def weights_hash(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """Return a hash of weights, a module's or a file's: names, types and numbers."""
+    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         data = value.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())

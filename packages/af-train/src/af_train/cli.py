@@ -1,6 +1,7 @@
 """``af-train``: run recipes, evaluate avatars, export weights. A thin skin over the library."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,6 @@ import typer
 from af_core.errors import AvatarForcingError
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from af_train.commands import benchmark
 from af_train.commands.ablate import ablate
@@ -70,10 +70,13 @@ def run(
     chain, stage = _chain(recipe, directory, settings)
     from af_train.parallel import leave_world
 
+    began = time.time()
     path = getattr(chain, stage or "run")()
     leave_world()
     files = [path] if path.is_file() else [*path.iterdir()]
     _console.print(f"{path}  {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+    if max((file.stat().st_mtime for file in files), default=began) < began:
+        _console.print("It was there already and nothing was trained; remove it to train it again.")
 
 
 @app.command()
@@ -106,9 +109,13 @@ def _chain(
     from af_train.parallel import join_world
     from af_train.recipes.catalogue import find
     from af_train.recipes.settings import with_settings
+    from af_train.recipes.stages import require_stage, stages_of
 
     family, stage = find(recipe)
     made = with_settings(family.recipe(), settings or [])
+    for name, part in stages_of(made).items():  # before data is drawn and weights are read
+        if stage in (None, name):
+            require_stage(name, part)
     return family.chain(directory or Path(family.directory), made, join_world()), stage
 
 
@@ -262,7 +269,11 @@ def gallery(
 
 @app.command()
 def evaluate(
-    preset: Annotated[str, typer.Argument(help="Preset or pipeline file.")] = "toon",
+    preset: Annotated[str, typer.Argument(help="Preset or pipeline file; or lamp.")] = "toon",
+    weights: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Denoisers to measure side by side, instead of the preset's own."),
+    ] = None,
     suite: Annotated[str, typer.Option(help="Which measures: toon.")] = "toon",
     clips: Annotated[
         int, typer.Option(min=1, help="Unseen identities, sentences and voices.")
@@ -277,28 +288,24 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Scores on standard output.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Cores for arithmetic.")] = 2,
 ) -> None:
-    """Measure lips, drift, identity and motion of an avatar on a suite."""
-    _known(suite, "suite", ["toon"])
-    from af_train.evaluation import evaluate_preset
+    """Measure lips, drift, identity and motion of an avatar on a suite.
 
-    scores = evaluate_preset(
+    ``evaluate lamp FILE ...`` measures students of the lamp world against what they should make.
+    """
+    _known(suite, "suite", ["toon"])
+    from af_train.commands.evaluate import evaluate as measured
+
+    measured(
         preset,
+        weights or [],
         settings or [],
-        num_clips=clips,
-        duration_s=seconds,
+        clips=clips,
+        seconds=seconds,
         threads=threads,
         strip=strip,
+        as_json=as_json,
         console=_console,
     )
-    if as_json:
-        import msgspec
-
-        sys.stdout.write(msgspec.json.encode(scores).decode() + "\n")
-        return
-    table = Table("measure", "value", title=f"{preset}: suite {suite}")
-    for name, value in scores.items():
-        table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
-    _console.print(table)
 
 
 @app.command()

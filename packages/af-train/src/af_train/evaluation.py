@@ -6,17 +6,28 @@ from typing import Any
 
 import attrs
 import torch
-from af_core.graph import parse_overrides
-from af_core.pipeline import load
+from af_core.errors import ConfigError
+from af_core.graph import open_pipeline, parse_overrides
+from af_core.graph.checked import Pipeline
+from af_core.graph.wiring import weights_file
+from af_core.pipeline import build
+from af_core.weights.files import read_tensors
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from af_train.backfill import weights_hash
 from af_train.metrics.readers import load_readers
 from af_train.metrics.toon_suite import evaluate_toon
+from af_train.recipes.lamp import stream_scores
+from af_train.worlds.lamp import MOOD_STD
 from af_train.worlds.toon import Clip
 
+ABOUT = ("preset", "settings", "denoiser")
+"""Keys beside the scores: what was measured, with a hash of the denoiser's weights."""
+LAMP_WANTED = {"offset": 0.0, "identity": 0.0, "sync": 1.0, "mood": MOOD_STD}
+"""What a perfect student of the lamp world scores."""
 _SHEET_CLIPS, _SHEET_FRAMES = 6, 12
 
 
@@ -24,15 +35,22 @@ def evaluate_preset(
     preset: str,
     settings: Sequence[str],
     *,
+    weights: Path | None = None,
     num_clips: int,
     duration_s: int,
     threads: int,
     strip: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """Return the scores of a preset; write truth over generated frames to ``strip``."""
+    """Return the scores of a preset, with a hash of its weights (``ABOUT``).
+
+    ``weights`` take the place of its denoiser's; ``strip`` gets truth over generated frames.
+    """
     torch.set_num_threads(threads)
-    avatar = load(preset, parse_overrides([*settings]))
+    own = () if weights is None else (f"denoiser.weights={weights.resolve()}",)
+    settings = [*settings, *own]
+    pipeline = open_pipeline(preset, parse_overrides(settings))
+    avatar = build(pipeline)
     rows: list[Tensor] = []
 
     def keep(index: int, clip: Clip, frames: Tensor) -> None:
@@ -51,7 +69,33 @@ def evaluate_preset(
         )
     if strip is not None:
         Image.fromarray(torch.cat(rows, 0).numpy()).save(strip)
-    return attrs.asdict(scores)
+    return _about(preset, settings, denoiser_of(pipeline)) | attrs.asdict(scores)
+
+
+def evaluate_lamp(weights: Sequence[Path], settings: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the scores of students of the lamp world; there is a file for each.
+
+    Raises ``ConfigError`` without files, or with settings: the lamp world has no pipeline.
+    """
+    if not weights or settings:
+        raise ConfigError(
+            "The lamp world has no preset to change: name the files of students, "
+            "`af-train evaluate lamp runs/lamp/ode.safetensors runs/mine/ode.safetensors`."
+        )
+    return [
+        _about("lamp", [], weights_hash(read_tensors(file))) | attrs.asdict(stream_scores(file))
+        for file in weights
+    ]
+
+
+def denoiser_of(pipeline: Pipeline) -> str | None:
+    """Return the hash of the weights that a pipeline's denoiser reads; None if it reads none."""
+    file = weights_file(pipeline.stages["denoiser"])
+    return None if file is None else weights_hash(read_tensors(file))
+
+
+def _about(preset: str, settings: Sequence[str], denoiser: str | None) -> dict[str, Any]:
+    return dict(zip(ABOUT, (preset, [*settings], denoiser), strict=True))
 
 
 def _rows(clip: Clip, frames: Tensor) -> list[Tensor]:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from af_train import checkpoints
 from af_train.adapters import AdapterConfig, merged
+from af_train.backfill import weights_hash
+from af_train.evaluation import ABOUT
 from af_train.journal import read_run
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER
 from af_train.recipes.distill import read_note
@@ -155,8 +157,8 @@ def export_trained(
     """
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path}: weights are written as .safetensors; give such a name.")
-    scores = _scores(metrics)
     cast = {name: _cast(name, value, dtype) for name, value in trained.tensors.items()}
+    scores = _scores(metrics, weights_hash(cast))
     recipe = trained.recipe()
     header = {
         "format": "af-denoiser/1",
@@ -215,16 +217,24 @@ def _checkpoint(path: Path, stage: Path, role: str | None, averaged: bool) -> Tr
     return Trained(tensors, path, stage.name, chosen, about.step, stage.parent, averaged)
 
 
-def _scores(path: Path | None) -> dict[str, Any]:
+def _scores(path: Path | None, weights: str) -> dict[str, Any]:
+    """Read scores; those that say of which weights they are must be of these."""
     if path is None:
         return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(
             f"{path} holds no scores ({error}). `af-train evaluate --json` and `af-train measure "
             "--json` write them."
         ) from error
+    if found.get("denoiser", weights) != weights:
+        raise ConfigError(
+            f"{path} holds scores of other weights than are written here. Export without "
+            "--metrics, measure that file (`af-train evaluate PRESET FILE --json`), and export "
+            "again in the same precision."
+        )
+    return found
 
 
 def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -256,13 +266,13 @@ def _card(made: Exported, recipe: Mapping[str, Any], scores: Mapping[str, Any]) 
     numbers = "\n".join(
         f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |"
         for name, value in scores.items()
-        if isinstance(value, int | float | str)
+        if isinstance(value, int | float | str) and name not in ABOUT
     )
     measured = (
         f"| measure | value |\n|---|---|\n{numbers}"
         if numbers
-        else "Not measured. `af-train evaluate --json > scores.json`, then export with "
-        "`--metrics scores.json`."
+        else f"Not measured. `af-train evaluate {preset} {Path(made.path).name} --json > "
+        "scores.json`, then export again with `--metrics scores.json`."
     )
     return (
         f"# {Path(made.path).stem}\n\n"

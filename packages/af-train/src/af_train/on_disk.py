@@ -1,6 +1,7 @@
 """Small JSON files of long jobs: whole or not there, and never mistaken for another job's."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,13 +45,30 @@ def claim(path: Path, job: msgspec.Struct, ignoring: tuple[str, ...] = ()) -> No
         write_json(path, job)
         return
     there = read_json(path, type(job))
-    names = [n for n in job.__struct_fields__ if n not in ignoring]
-    differing = [n for n in names if getattr(there, n) != getattr(job, n)]
-    if differing:
-        told = "; ".join(
-            f"{n} was {getattr(there, n)!r}, is {getattr(job, n)!r}" for n in differing
-        )
+    told = [
+        f"{name} was {was!r}, is {now!r}"
+        for name, was, now in differences(there, job)
+        if name.partition(".")[0] not in ignoring
+    ]
+    if told:
         raise AnotherJobError(
-            f"{path.parent} holds the work of another job: {told}. Take another directory, or "
-            "the settings it was begun with."
+            f"{path.parent} holds the work of another job: {'; '.join(told)}. Take another "
+            "directory, or the settings it was begun with."
         )
+
+
+def differences(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+    """Return path, old value and new value of everything in which two structs differ as JSON."""
+    plain = (msgspec.json.decode(msgspec.json.encode(one)) for one in (before, after))
+    return [*_differing("", *plain)]
+
+
+def _differing(path: str, was: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    if was == now:
+        return
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        yield path, was, now
+        return
+    for name in {**was, **now}:
+        below = f"{path}.{name}" if path else name
+        yield from _differing(below, was.get(name), now.get(name))

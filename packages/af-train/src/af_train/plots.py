@@ -96,7 +96,7 @@ def _tidy(axis: Any, title: str, below: str) -> None:
 
 
 def _saved(plt: Any, figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
     with Image.open(path) as drawn:
         few = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)

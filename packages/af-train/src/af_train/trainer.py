@@ -6,7 +6,7 @@ teacher of sixty thousand weights on one core and three networks of billions on 
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ class RoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Updates before the average begins, as a copy."""
     adapter: AdapterConfig | None = None
     """Train an adapter in place of the network's own weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse rates that go uphill."""
+        if not self.learning_rate >= 0:
+            raise ConfigError(f"learning_rate={self.learning_rate:g} must not be below 0.")
 
 
 class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,7 +144,7 @@ class Trainer:
     ) -> None:
         self.objective, self.source, self.config = objective, source, config
         self.directory, self.world = directory, world or World()
-        _require_roles(objective, networks, config)
+        require_roles(objective, networks, config)
         for name in objective.frozen:
             networks[name].eval().requires_grad_(False)
         for name in objective.roles:
@@ -216,6 +221,7 @@ class Trainer:
             for key, value in self._micro_batch(name, micro).items():
                 sums[key] = sums.get(key, 0.0) + value / self.config.accumulate
         parameters = role.optimiser.param_groups[0]["params"]
+        self._require_learning(name, sums, parameters)
         norm = whole(nn.utils.clip_grad_norm_(parameters, role.config.gradient_clip))
         if not math.isfinite(float(norm)):
             raise self._diverged(name, sums)
@@ -236,12 +242,26 @@ class Trainer:
         turn = Turn(name, self.step, shared(c.seed, drawn, name), 1 / c.accumulate)
         try:
             with products_in(self._precision(), self.world.device):
-                return self.objective.backward(turn, self.networks, batch.to(self.world.device))
+                told = self.objective.backward(turn, self.networks, batch.to(self.world.device))
+                return told or {}
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"Step {self.step}: out of memory with {c.batch_size} samples at once ({error}). "
                 "Lower batch_size and raise accumulate by the same factor; then set recompute=true."
             ) from error
+
+    def _require_learning(
+        self, name: str, losses: Losses, parameters: Sequence[nn.Parameter]
+    ) -> None:
+        """Refuse an objective that says nothing or leaves no gradient: nothing would be learnt."""
+        what = type(self.objective).__name__
+        if "loss" not in losses:
+            raise ConfigError(f"{what}.backward must return its scalars, 'loss' among them.")
+        if all(p.grad is None for p in parameters):
+            raise ConfigError(
+                f"{what}.backward left no gradient in the {name}: it must call backward() on "
+                "turn.share times the loss."
+            )
 
     def _precision(self) -> Precision:
         return self.config.precision if self.world.size == 1 else "float32"  # shards see to it
@@ -340,14 +360,20 @@ class _Pace:
         return {name: float(f"{value:.4g}") for name, value in told.items()}
 
 
-def _require_roles(
-    objective: Objective, networks: Mapping[str, Any], config: TrainerConfig
-) -> None:
+def require_roles(objective: Objective, networks: Collection[str], config: TrainerConfig) -> None:
+    """Raise ``ConfigError`` if an objective asks for networks or settings that are not there."""
     needed = {*objective.roles, *objective.frozen}
     if missing := sorted(needed - set(networks)):
-        raise ConfigError(f"This objective needs networks for {', '.join(missing)}.")
+        raise ConfigError(
+            f"The objective {type(objective).__name__} needs networks for {', '.join(missing)}; "
+            f"this stage has {', '.join(networks)}."
+        )
     if missing := sorted(set(objective.roles) - set(config.roles)):
-        raise ConfigError(f"roles must say how {', '.join(missing)} moves: learning_rate, ...")
+        raise ConfigError(
+            f"The objective {type(objective).__name__} trains {', '.join(missing)}, and "
+            f"trainer.roles says only how {', '.join(config.roles)} moves: it is for another "
+            "stage, or add the role (learning_rate, ...)."
+        )
 
 
 def _require_continuation(about: checkpoints.About, trainer: Trainer, path: Path) -> None:

@@ -82,7 +82,18 @@ class Catalog:
         if rivals:
             raise PluginConflictError([conflict(rivals)])
         words = kind.replace("_", " ")
-        raise UnknownNameError([unknown(f"unknown_{kind}", "", words, name, self.names(kind))])
+        problem = unknown(f"unknown_{kind}", "", words, name, self.names(kind))
+        told = problem.message + self._absent()
+        raise UnknownNameError([msgspec.structs.replace(problem, message=told)])
+
+    def _absent(self) -> str:
+        """Tell which plugins offer nothing, and why: the name may be one of theirs."""
+        told = [
+            f" The plugin {one.name!r} is {one.status}{f': {one.error}' if one.error else ''}."
+            for one in self.plugins
+            if one.status in ("failed", "disabled")
+        ]
+        return "".join(told)
 
     def _usable(self, kind: str, name: str) -> Offer | None:
         same = [o for o in self.offers if o.kind == kind and o.name == name]

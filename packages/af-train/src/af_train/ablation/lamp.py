@@ -24,8 +24,8 @@ from af_train.batches import Batch
 from af_train.draws import sample_seeds
 from af_train.moments import frame_at
 from af_train.on_disk import claim
-from af_train.recipes.distill import DistillRecipe
 from af_train.recipes.lantern import BLOCK, lantern_context, make_lantern_network
+from af_train.recipes.stages import DistillRecipe
 from af_train.worlds.lantern import LATENTS_PER_S, LanternWorld, paint
 
 CELLS = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2))

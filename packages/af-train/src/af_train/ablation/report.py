@@ -35,6 +35,7 @@ HEADS = {
     "adj_lpips_last": "Adj-LPIPS Last",
     "latency": "s/frame",
 }
+_BETTER = {True: "(more is better)", False: "(less is better)"}
 RULE = """A claim is an ordering in the paper's numbers: two rows that a table compares, one
 column. The advantage of the row that is better in the paper is measured on the same clips with the
 same noise; its 95 % interval comes from drawing seeds and clips with replacement, crossed.
@@ -55,6 +56,8 @@ class Judged(msgspec.Struct, frozen=True):
     advantage: float | None
     low: float | None
     high: float | None
+    why: str
+    """What the verdict rests on, where it could be more than one thing."""
 
 
 @attrs.frozen(eq=False)
@@ -113,8 +116,11 @@ def counted(judged: Mapping[str, Sequence[Finding]]) -> dict[str, dict[Verdict, 
 
 def _opening(study: Study, command: str, took: str) -> list[str]:
     seeds = "1 seed" if study.num_seeds == 1 else f"{study.num_seeds} seeds"
-    measured = [(HEADS[c].removesuffix(" Total"), text) for c, text in study.names.items()]
-    more = [("not in the paper", text) for text in study.more.values()]
+    measured = [
+        (f"{HEADS[c].removesuffix(' Total')} {_BETTER[HIGHER_IS_BETTER[c]]}", text)
+        for c, text in study.names.items()
+    ]
+    more = [(name, f"not in the paper: {text}") for name, text in study.more.items()]
     return [
         f"# Tables 3 to 6 in the {study.world} world",
         f"`{command}`: {seeds}, {study.num_clips} streams of {study.seconds:g} s. {took}",
@@ -195,7 +201,7 @@ def _claims_table(paper: PaperTable, found: Sequence[Finding]) -> str:
                 HEADS[claim.column],
                 "{:g} / {:g}".format(*numbers),
                 "" if gain is None else _cell(gain),
-                decision.verdict,
+                f"{decision.verdict}: {decision.why}" if decision.why else decision.verdict,
             )
         )
     return table(("better > worse", "in", "paper", "advantage here", "verdict"), rows)
@@ -237,4 +243,5 @@ def _judged(finding: Finding) -> Judged:
     gain = found.advantage
     numbers = (None, None, None) if gain is None else (gain.value, gain.low, gain.high)
     told = f"{claim.first} better than {claim.second}"
-    return Judged(claim.table, told, finding.row, claim.column, found.verdict, *numbers)
+    row = finding.row
+    return Judged(claim.table, told, row, claim.column, found.verdict, *numbers, why=found.why)

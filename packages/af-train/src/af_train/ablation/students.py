@@ -14,8 +14,9 @@ import msgspec
 from af_core.anchors.config import DualAnchorConfig
 from af_core.plugins import BuildContext
 
-from af_train.recipes.distill import Distillation, DistillRecipe
+from af_train.recipes.distill import Distillation
 from af_train.recipes.lantern import lantern_context, make_lantern_network
+from af_train.recipes.stages import DistillRecipe
 from af_train.worlds.lantern import LanternWorld
 
 FULL = DualAnchorConfig(temporal_budget=2)
@@ -91,9 +92,12 @@ class StudentShop:
         return self._chain(folder, context, self._matching(student)).dmd()
 
     def _matching(self, student: Student) -> DistillRecipe:
-        """Windows of one block are rolled out as Self-Forcing does, others half of the time."""
+        """Windows of one block are rolled out as Self-Forcing does, others half of the time.
+
+        An objective of one's own is asked for every window as it is.
+        """
         dmd = self.recipe.dmd
-        if student.num_slots == 1:
+        if student.num_slots == 1 and dmd.objective == "dmd":
             dmd = msgspec.structs.replace(dmd, objective="self-forcing")
         return msgspec.structs.replace(self.recipe, dmd=dmd)
 

@@ -128,7 +128,7 @@ class ToonStudy:
     directory: Path
     preset: str = "toon"
     students: Path | None = None
-    num_clips: int = 4
+    num_clips: int = 6
     seconds: int = 60
 
     def specs(self) -> tuple[ClipSpec, ...]:
@@ -155,14 +155,16 @@ class ToonStudy:
         """Return the run of a row over the clips."""
         given = self.given(variant)
         weights = () if given is None else (f"denoiser.weights={given.resolve()}",)
-        speaks = given is not None and variant.of == _TEACHER
+        speaker = None
+        if given is not None and variant.of == _TEACHER:
+            speaker = ToonTeacher.load(self.preset, given)
         run = open_run(
             self.preset,
             (*variant.settings, *weights),
             self.directory,
             self.specs(),
             output=self.directory / (self.folder(variant) or variant.name),
-            speaker=ToonTeacher.load(self.preset, given) if speaks else None,
+            speaker=speaker,
         )
         return attrs.evolve(run, folder=ClipFolder(self.directory / "clips"))
 

@@ -106,6 +106,8 @@ class Decision:
     verdict: Verdict
     advantage: Estimate | None = None
     """Of the row that the claim puts first; positive if the claim holds."""
+    why: str = ""
+    """What the verdict rests on, where it could be more than one thing."""
 
 
 NOT_MEASURED = Decision("not measured")
@@ -134,10 +136,12 @@ def decide(first: Statistic, second: Statistic, *, higher_is_better: bool) -> De
 
     found = _spread(advantage, first)
     if first.values.shape[1] < FEWEST_CLIPS:
-        return Decision("undecided", found)
+        few = f"{first.values.shape[1]} clips, {FEWEST_CLIPS} are needed"
+        return Decision("undecided", found, few)
     whole = np.ones(first.values.shape)
     larger = max(abs(first.under(whole)), abs(second.under(whole)))
-    return Decision(judge(found, NEGLIGIBLE * larger), found)
+    verdict = judge(found, NEGLIGIBLE * larger)
+    return Decision(verdict, found, _why(verdict, found))
 
 
 def judge(advantage: Estimate, negligible: float) -> Verdict:
@@ -147,6 +151,12 @@ def judge(advantage: Estimate, negligible: float) -> Verdict:
     if advantage.high < 0 or max(-advantage.low, advantage.high) < negligible:
         return "not reproduced"
     return "undecided"
+
+
+def _why(verdict: Verdict, advantage: Estimate) -> str:
+    if verdict == "not reproduced":
+        return "reversed" if advantage.high < 0 else "no difference"
+    return "the interval holds 0" if verdict == "undecided" else ""
 
 
 def tally(decisions: Sequence[Decision]) -> dict[Verdict, int]:

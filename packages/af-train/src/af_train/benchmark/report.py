@@ -128,7 +128,8 @@ def write_report(job: BenchmarkRun, command: str) -> tuple[Summary, Path]:
     summary = summarise(job.run, job.specs, records)
     write_json(job.directory / "report.json", summary)
     over_time = {_TRACKS[name]: {name: curve} for name, curve in tracks(records).items()}
-    curves(job.directory / "over_time.png", over_time)
+    if any(summary.windows.values()):
+        curves(job.directory / "over_time.png", over_time)
     shown = {n: [r.scores[n] for r in records if n in r.scores] for n in _SHOWN}
     distributions(job.directory / "distributions.png", {n: v for n, v in shown.items() if v})
     strips = sorted(path.name for path in job.directory.glob("strip-*.png"))
@@ -144,13 +145,13 @@ def _markdown(summary: Summary, command: str, strips: Sequence[str]) -> str:
         if summary.num_clips == summary.num_wanted
         else (f" **Not complete: {summary.num_wanted - summary.num_clips} clips are missing.**")
     )
+    cut = "" if run.max_seconds is None else f", the first {run.max_seconds} s of each"
     names = [n for n in MEANINGS if n in summary.scores]
-    brief = [
-        n for n in ("lip_corr", "csim", "csim_last", "delta_e_last", "adj_lpips") if n in names
-    ]
+    brief = [n for n in _BRIEF if n in names]
     parts = [
         f"# {run.preset} on the long-form benchmark",
-        f"{summary.num_clips} clips, {summary.minutes:.0f} minutes. Settings: {settings}.{partial}",
+        f"{summary.num_clips} clips, {summary.minutes:.3g} minutes{cut}. Settings: {settings}."
+        f"{partial}",
         f"```\n{command}\n```",
         "Means over clips; 95 % bootstrap intervals over clips. Numbers are read from frames by "
         "networks of the toon world: they compare with each other, not with published ones.",
@@ -158,9 +159,7 @@ def _markdown(summary: Summary, command: str, strips: Sequence[str]) -> str:
             ("measure", "value", "95 % interval", "clips"),
             [(MEANINGS[n], *_cells(summary.scores[n])) for n in names],
         ),
-        "## Over time",
-        f"Windows of {WINDOW_S} s; late ones have fewer clips.",
-        "![Quality over windows of time](over_time.png)",
+        *_over_time(summary),
         "## Over clips",
         "![Distributions over clips, medians marked](distributions.png)",
         "## By kind of clip",
@@ -174,9 +173,20 @@ def _markdown(summary: Summary, command: str, strips: Sequence[str]) -> str:
     ]
     if strips:
         moments = ", ".join(map(str, MOMENTS_S))
-        parts += ["## Frames", f"Truth above, made below, at {moments} s."]
+        parts += ["## Frames", f"Truth above, made below, at {moments} s as far as clips go."]
         parts += [f"![{name}]({name})" for name in strips]
     return "\n\n".join(parts) + "\n"
+
+
+def _over_time(summary: Summary) -> list[str]:
+    """Show windows of time, if any clip was long enough to have one."""
+    if not any(summary.windows.values()):
+        return []
+    return [
+        "## Over time",
+        f"Windows of {WINDOW_S} s; late ones have fewer clips.",
+        "![Quality over windows of time](over_time.png)",
+    ]
 
 
 def _cells(score: Score) -> tuple[str, str, str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from af_train.ablation.lamp import LampStudy
     from af_train.ablation.rows import Study
     from af_train.ablation.toon import ToonStudy
-    from af_train.recipes.distill import DistillRecipe
+    from af_train.recipes.stages import DistillRecipe
 
 _console = Console(stderr=True)
 _TABLES = ("table3", "table4", "table5", "table6")
@@ -32,7 +32,7 @@ def ablate(
     world: Annotated[Literal["lamp", "toon"], typer.Option(help="Where it is tried.")] = "lamp",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every row; lamp alone.")] = 3,
     clips: Annotated[
-        int | None, typer.Option(min=2, help="Streams of every row; 48 for lamp, 4 for toon.")
+        int | None, typer.Option(min=2, help="Streams of every row; 48 for lamp, 6 for toon.")
     ] = None,
     seconds: Annotated[int, typer.Option(min=2, help="Length of a stream.")] = 60,
     directory: Annotated[
@@ -73,7 +73,7 @@ def ablate(
         lamp = LampStudy(folder, _recipe_of(settings or []), seeds, clips or 48, seconds)
         study = _lamp(lamp, wanted, not report_only)
     else:
-        toon = ToonStudy(folder, preset, students, clips or 4, seconds)
+        toon = ToonStudy(folder, preset, students, clips or 6, seconds)
         study = _toon(toon, wanted, settings or [], not report_only)
     took = (
         f"This call took {time.process_time() - spent:.0f} s of processor time, "

@@ -35,7 +35,8 @@ def make(
     minutes = sum(spec.duration_s for spec in benchmark.clips) / 60
     if render:
         _render(output, benchmark.clips)
-    _console.print(f"{path}  {clips} clips, {minutes / 60:.1f} hours")
+    length = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes"
+    _console.print(f"{path}  {clips} clips, {length}")
     _console.print(f"next: af-train benchmark run --preset toon --on {output} --subset laptop")
 
 
@@ -121,7 +122,7 @@ def _report(job: "BenchmarkRun") -> "Summary":
 def _show(summary: "Summary") -> None:
     from af_train.benchmark.report import MEANINGS
 
-    title = f"{summary.run.preset}: {summary.num_clips} clips, {summary.minutes:.0f} minutes"
+    title = f"{summary.run.preset}: {summary.num_clips} clips, {summary.minutes:.3g} minutes"
     table = Table("measure", "value", "95 % interval", title=title)
     for name, score in summary.scores.items():
         bounds = "" if score.low is None else f"{score.low:.3g} .. {score.high:.3g}"

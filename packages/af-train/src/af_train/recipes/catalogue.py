@@ -1,4 +1,4 @@
-"""Recipes by name: FAMILY_STAGE is one stage; FAMILY, or FAMILY_distill, the whole chain."""
+"""Recipes by name: FAMILY_STAGE is one stage; toon_distill, or another FAMILY, the whole chain."""
 
 import difflib
 from collections.abc import Callable, Iterator
@@ -98,6 +98,7 @@ def find(name: str) -> tuple[Family, str | None]:
     if name in ALONE:
         hint = " The chain of teacher and student is toon_distill." if name == "toon" else ""
         raise UnknownNameError(f"{name} has no dry run, and no stages to name apart.{hint}")
-    close = difflib.get_close_matches(name, [*names()], n=1)
+    whole = [f.whole for f in FAMILIES if name.startswith(f.name)]
+    close = whole or difflib.get_close_matches(name, [*names()], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise UnknownNameError(f"No recipe named {name!r}.{hint} There are: {', '.join(names())}.")

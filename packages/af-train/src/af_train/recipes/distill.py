@@ -11,22 +11,34 @@ from typing import Any, Protocol
 import attrs
 import msgspec
 from af_core.errors import AvatarForcingError, ConfigError
-from af_core.plugins import BuildContext, load_catalog
+from af_core.plugins import BuildContext
 from af_core.weights.files import load, write_tensors
 from torch import Tensor
 
 from af_train.adapters import merged, trained
-from af_train.backfill import Backfill, BackfillConfig, weights_hash
+from af_train.backfill import Backfill, weights_hash
 from af_train.batches import Batch, Source, Weighted
+from af_train.checkpoints import newest
 from af_train.guidance import encoded_prompt
 from af_train.loop import progress_bar
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
 from af_train.ode_store import TrajectoryStore
+from af_train.on_disk import claim, write_json
 from af_train.parallel import World
-from af_train.strips import SampleConfig, fixed_batch, pictures, streamed, write_strip
-from af_train.trainer import Trainer, TrainerConfig
+from af_train.recipes.stages import (
+    NETWORKS,
+    ChainRecipe,
+    StageNote,
+    StageRecipe,
+    options_of,
+    require_stage,
+    stages_of,
+)
+from af_train.strips import fixed_batch, pictures, streamed, write_strip
+from af_train.trainer import Trainer, require_roles
 
 RECIPE = "recipe.json"
+STAGE = "stage.json"
 SAMPLES = "samples"
 
 
@@ -53,36 +65,6 @@ class Verdict(Protocol):
     def passed(self) -> bool:
         """Whether a student may learn from this teacher."""
         ...
-
-
-class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One stage: what is minimised, and how."""
-
-    objective: str
-    """Registered name of an objective."""
-    trainer: TrainerConfig
-    options: dict[str, Any] = {}
-    """Options of the objective."""
-    begin: str | None = None
-    """Weights the first role begins with: a file, or ``shipped``, those of the preset. None begins
-    as the chain has it. A run that has a checkpoint goes on from that."""
-
-
-class ChainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every chain has: a teacher at its beginning, distribution matching at its end."""
-
-    teacher: StageRecipe
-    backfill: BackfillConfig
-    """How clips of the teacher are sampled, for trajectories and strips."""
-    dmd: StageRecipe
-    samples: SampleConfig = SampleConfig()
-    """Strips of sample frames while stages train; off unless ``samples.every`` is set."""
-
-
-class DistillRecipe(ChainRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Two-stage distillation: ODE regression comes before distribution matching."""
-
-    ode: StageRecipe
 
 
 @attrs.frozen(eq=False)
@@ -175,8 +157,19 @@ class Distillation:
         begin = {STUDENT: after, CRITIC: "teacher", TEACHER: "teacher"}
         return self.train("dmd", self.recipe.dmd, begin, self.source)
 
+    def check(self) -> None:
+        """Look at every stage's objective and roles now: told later, a slip costs hours.
+
+        Raises ``ConfigError``.
+        """
+        for stage, recipe in stages_of(self.recipe).items():
+            require_stage(stage, recipe)
+            objective = self.objective(recipe)
+            require_roles(objective, NETWORKS.get(stage, (STUDENT,)), recipe.trainer)
+
     def run(self) -> Path:
         """Run the whole chain; returns the file of the student."""
+        self.check()
         self.teacher()
         self.backfill()
         self.ode()
@@ -184,15 +177,7 @@ class Distillation:
 
     def objective(self, stage: StageRecipe) -> Objective:
         """Build the objective of a stage by its registered name."""
-        config: Any = load_catalog().get("objective", stage.objective).config
-        try:
-            options = msgspec.convert(stage.options, config)
-        except msgspec.ValidationError as error:
-            known = ", ".join(config.__struct_fields__)
-            raise ConfigError(
-                f"Options of {stage.objective}: {error}. There are: {known}."
-            ) from error
-        return options.build(self.context)
+        return options_of(stage).build(self.context)
 
     def train(
         self, stage: str, recipe: StageRecipe, begin: Mapping[str, str | None], source: Source
@@ -202,6 +187,7 @@ class Distillation:
         With an adapter, what was trained lies apart as well: ``STAGE.adapter.safetensors``.
         """
         path = self.weights(stage)
+        self._claim(stage, recipe)
         if path.exists():
             return path
         networks = {
@@ -234,13 +220,32 @@ class Distillation:
         self.world.wait()
         return path
 
+    def _claim(self, stage: str, recipe: StageRecipe) -> None:
+        """Insist that what is there of a stage was trained as this recipe has it."""
+        note = StageNote(recipe.objective, recipe.options, recipe.begin)
+        folder = self.directory / stage
+        path = folder / STAGE
+        begun = self.weights(stage).exists() or newest(folder) is not None
+        if begun and path.exists():
+            claim(path, note)
+        elif not begun and self.world.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, note)
+
     def _note(self) -> None:
-        """Write down what this directory is a run of."""
-        if self.world.leads:
-            note = {"recipe": type(self.recipe).__name__, "settings": self.recipe}
-            self.directory.mkdir(parents=True, exist_ok=True)
-            text = msgspec.json.format(msgspec.json.encode(note))
-            (self.directory / RECIPE).write_bytes(text + b"\n")
+        """Write down what this directory is a run of; finished stages keep what they were."""
+        if not self.world.leads:
+            return
+        settings, before = msgspec.to_builtins(self.recipe), read_note(self.directory)
+        left = {name: self.weights(name) for name in stages_of(self.recipe)}
+        left["backfill"] = self.trajectories
+        for name, path in left.items():
+            if path.exists() and name in before.get("settings", {}):
+                settings[name] = before["settings"][name]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.directory / RECIPE, {"recipe": type(self.recipe).__name__} | {"settings": settings}
+        )
 
     def _sampler(self, stage: str, trainer: Trainer) -> Callable[[int], None]:
         """Return what draws a strip of the role that is learnt, every so many steps."""

@@ -25,10 +25,10 @@ from af_train.adapters import AdapterConfig
 from af_train.backfill import BackfillConfig
 from af_train.parallel import World
 from af_train.recipes.catalogue import Family
-from af_train.recipes.distill import StageRecipe
 from af_train.recipes.lamp import LAMP_WAN, lamp_context
 from af_train.recipes.published import PublishedRecipe, with_effective_batch
 from af_train.recipes.settings import SettingError
+from af_train.recipes.stages import StageRecipe, require_stage, stages_of
 from af_train.recipes.toon_distill import ToonDistillRecipe
 from af_train.trainer import RoleConfig, TrainerConfig
 
@@ -88,6 +88,9 @@ def dry_run(
     if isinstance(recipe, PublishedRecipe):
         recipe = with_effective_batch(recipe, world)
     chosen = family.stages if stage is None else (stage,)
+    for name, part in stages_of(recipe).items():
+        if name in chosen:
+            require_stage(name, part)
     told = []
     for name in chosen:
         part = getattr(recipe, name)

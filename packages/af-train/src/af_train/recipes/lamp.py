@@ -19,7 +19,8 @@ from af_core.windows.local_future import LocalFutureScheduler
 from af_train.backfill import BackfillConfig
 from af_train.draws import sample_seeds
 from af_train.parallel import World
-from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe
+from af_train.recipes.distill import Distillation
+from af_train.recipes.stages import DistillRecipe, StageRecipe
 from af_train.trainer import RoleConfig, TrainerConfig
 from af_train.worlds.lamp import AUDIO_DIM, CHANNELS, SIDE, LampScores, LampWorld, measure
 

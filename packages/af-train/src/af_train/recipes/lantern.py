@@ -12,9 +12,9 @@ from af_core.windows.config import LocalFutureConfig
 from af_core.windows.local_future import LocalFutureScheduler
 
 from af_train.levels import shifted
-from af_train.recipes.distill import DistillRecipe
 from af_train.recipes.lamp import LAMP_WAN, lamp_recipe, make_network
 from af_train.recipes.settings import with_settings
+from af_train.recipes.stages import DistillRecipe
 from af_train.worlds.lantern import CHANNELS, SIDE
 
 BLOCK = 1

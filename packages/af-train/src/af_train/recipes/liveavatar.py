@@ -17,8 +17,9 @@ from af_train.adapters import AdapterConfig
 from af_train.backfill import BackfillConfig
 from af_train.objectives.contract import STUDENT
 from af_train.parallel import World
-from af_train.recipes.distill import Distillation, StageRecipe
+from af_train.recipes.distill import Distillation
 from af_train.recipes.published import PublishedRecipe, published_chain
+from af_train.recipes.stages import StageRecipe
 from af_train.trainer import RoleConfig, TrainerConfig
 
 STREAM = (
@@ -94,6 +95,7 @@ class LiveAvatar:
 
     def run(self) -> Path:
         """Run all stages; returns the file of the student."""
+        self.chain.check()
         self.teacher()
         self.forcing()
         return self.dmd()

@@ -10,8 +10,9 @@ from pathlib import Path
 from af_train.adapters import AdapterConfig
 from af_train.backfill import BackfillConfig
 from af_train.parallel import World
-from af_train.recipes.distill import Distillation, StageRecipe
+from af_train.recipes.distill import Distillation
 from af_train.recipes.published import PublishedRecipe, published_chain
+from af_train.recipes.stages import StageRecipe
 from af_train.trainer import RoleConfig, TrainerConfig
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from af_train.data.encoders import open_clips
 from af_train.parallel import World
-from af_train.recipes.distill import ChainRecipe, Distillation, StageRecipe
+from af_train.recipes.distill import Distillation
+from af_train.recipes.stages import ChainRecipe, StageRecipe
 
 
 class PublishedRecipe(ChainRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,6 +1,7 @@
 """Options of recipes from the command line: PATH.TO.NAME=VALUE, checked, with a hint for slips."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -58,7 +59,17 @@ def _converted(values: dict[str, Any], config: type[ConfigT]) -> ConfigT:
     try:
         return msgspec.convert(values, config, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingError(f"A setting does not fit: {error}") from error
+        raise SettingError(f"A setting does not fit: {error}{_seen(values, str(error))}") from error
+
+
+def _seen(values: Any, message: str) -> str:
+    """Return what stands where a message says that something is wrong: ``... - at `$.a.b```."""
+    for name in re.findall(r"\w+", message.partition("`$")[2]):
+        values = values.get(name) if isinstance(values, dict) else None
+    if values is None:
+        return ""
+    hint = "; write JSON in quotes, '{\"name\": 1}'" if str(values).startswith("{") else ""
+    return f" (seen: {values!r}{hint})"
 
 
 def _enter(table: Any, name: str) -> Any:

@@ -27,7 +27,8 @@ from af_train.data.toon_source import ToonSource
 from af_train.metrics.readers import load_readers
 from af_train.metrics.toon_teacher import TeacherGate
 from af_train.parallel import World
-from af_train.recipes.distill import Distillation, DistillRecipe, StageRecipe, read_note
+from af_train.recipes.distill import Distillation, read_note
+from af_train.recipes.stages import DistillRecipe, StageRecipe
 from af_train.recipes.toon_student import calm_start, channel_weights, mouth_weights
 from af_train.trainer import RoleConfig, TrainerConfig
 from af_train.worlds.toon.driven import DRIVES

@@ -1,0 +1,91 @@
+"""Recipes of chains: what each stage minimises, how, and from where; slips are told early."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from af_core.errors import ConfigError
+from af_core.plugins import load_catalog
+
+from af_train.backfill import BackfillConfig
+from af_train.objectives.contract import CRITIC, STUDENT, TEACHER
+from af_train.strips import SampleConfig
+from af_train.trainer import TrainerConfig
+
+NETWORKS = {"teacher": (TEACHER,), "dmd": (STUDENT, CRITIC, TEACHER)}
+"""Networks of a stage by role; every other stage has a student alone."""
+
+
+class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage: what is minimised, and how."""
+
+    objective: str
+    """Registered name of an objective."""
+    trainer: TrainerConfig
+    options: dict[str, Any] = {}
+    """Options of the objective."""
+    begin: str | None = None
+    """Weights the first role begins with: a file, or ``shipped``, those of the preset. None begins
+    as the chain has it. A run that has a checkpoint goes on from that."""
+
+
+class StageNote(msgspec.Struct, frozen=True):
+    """What a stage learns, as ``STAGE/stage.json`` keeps it: weights of another are no good."""
+
+    objective: str
+    options: dict[str, Any]
+    begin: str | None
+
+
+class ChainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every chain has: a teacher at its beginning, distribution matching at its end."""
+
+    teacher: StageRecipe
+    backfill: BackfillConfig
+    """How clips of the teacher are sampled, for trajectories and strips."""
+    dmd: StageRecipe
+    samples: SampleConfig = SampleConfig()
+    """Strips of sample frames while stages train; off unless ``samples.every`` is set."""
+
+
+class DistillRecipe(ChainRecipe, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Two-stage distillation: ODE regression comes before distribution matching."""
+
+    ode: StageRecipe
+
+
+def stages_of(recipe: ChainRecipe) -> dict[str, StageRecipe]:
+    """Return the stages of a recipe that are trained, in order."""
+    parts = {name: getattr(recipe, name) for name in recipe.__struct_fields__}
+    order = ("teacher", "ode", "forcing", "dmd")
+    found = {name: part for name, part in parts.items() if isinstance(part, StageRecipe)}
+    return {name: found[name] for name in sorted(found, key=order.index)}
+
+
+def require_stage(stage: str, recipe: StageRecipe) -> None:
+    """Raise ``ConfigError`` for an option, or a file to begin with, that is not there.
+
+    ``UnknownNameError`` for an objective.
+    """
+    try:
+        options_of(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{stage}: {error}") from error
+    if recipe.begin not in (None, "shipped") and not Path(recipe.begin).is_file():
+        raise ConfigError(f"{stage}.begin={recipe.begin}: there is no such file.")
+
+
+def options_of(stage: StageRecipe) -> Any:
+    """Return the options of a stage's objective as its plugin declares them.
+
+    Raises ``UnknownNameError`` for an objective that nothing offers, ``ConfigError`` for options.
+    """
+    config: Any = load_catalog().get("objective", stage.objective).config
+    try:
+        return msgspec.convert(stage.options, config)
+    except msgspec.ValidationError as error:
+        known = ", ".join(config.__struct_fields__)
+        raise ConfigError(
+            f"Options of {stage.objective}: {error}. There are: {known}. The recipe's own options "
+            "stay when only the objective is changed: give all at once, STAGE.options='{...}'."
+        ) from error
