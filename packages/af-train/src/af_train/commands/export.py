@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from af_core.errors import ConfigError
+from af_core.errors import AvatarForcingError, ConfigError
 from rich.console import Console
 from rich.markup import escape
 
@@ -43,7 +43,12 @@ def export_weights(
     if check:
         settings = [*trained.recipe().get("settings", {}).get("settings", [])]
         others = [one for one in settings if not one.startswith("denoiser.weights=")]
-        seen = verify(path, trained.tensors, name, others, exact=not half)
+        try:
+            seen = verify(path, trained.tensors, name, others, exact=not half)
+        except AvatarForcingError:
+            for written in (path, Path(made.card)):  # what does not stream is not left to be used
+                written.unlink()
+            raise
     if as_json:
         about = msgspec.to_builtins(made) | {"verified": msgspec.to_builtins(seen)}
         sys.stdout.write(msgspec.json.encode(about).decode() + "\n")

@@ -151,7 +151,8 @@ def notes(directory: Path, **wanted: object) -> Iterator[Note]:
     """
     first = next(iter(sorted(directory.glob("group-*.json"))), None)
     if first is None:
-        raise StoreError(f"No clips in {directory}; `af-train prepare` makes them.")
+        what = "No clips in" if directory.is_dir() else "There is no folder"
+        raise StoreError(f"{what} {directory}; `af-train prepare` makes stores of clips.")
     header = read_note(first).header
     _require(header, wanted, first)
     there = [has_group(directory, group, header) for group in range(header.num_groups)]
