@@ -167,7 +167,11 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_fetches_nothing(run):
-    text = render(read_report(run))
+    found = read_report(run)
+    assert [s.objective for s in found.stages] == ["flow-matching", "ode-regression", "dmd"]
+    assert found.stages[0].settings["options.shift"] == "3.0"
+    text = render(found)
+    assert "flow-matching, finished at step" in text
     page = Page()
     page.feed(text)
     assert page.open == [] and "<script" not in text and "url(" not in text

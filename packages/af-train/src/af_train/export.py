@@ -200,8 +200,10 @@ def _file(path: Path, role: str | None) -> Trained:
         raise NothingToExportError(
             f"{path} holds the {known} alone; the {role} is in the checkpoints of {path.stem}/."
         )
-    run = read_run(path.parent / path.stem)
+    run, last = read_run(path.parent / path.stem), checkpoints.newest(path.parent / path.stem)
     step = int(run.settings["steps"]) if run else None
+    if last is not None:
+        step = checkpoints.read_about(last).step
     return Trained(tensors, path, stage, known, step, path.parent, averaged=True)
 
 

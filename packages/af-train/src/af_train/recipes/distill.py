@@ -27,6 +27,7 @@ from af_train.on_disk import claim, write_json
 from af_train.parallel import World
 from af_train.recipes.stages import (
     NETWORKS,
+    STAGE,
     ChainRecipe,
     StageNote,
     StageRecipe,
@@ -38,7 +39,6 @@ from af_train.strips import fixed_batch, pictures, streamed, write_strip
 from af_train.trainer import Trainer, require_roles
 
 RECIPE = "recipe.json"
-STAGE = "stage.json"
 SAMPLES = "samples"
 
 

@@ -12,6 +12,8 @@ from af_train.objectives.contract import CRITIC, STUDENT, TEACHER
 from af_train.strips import SampleConfig
 from af_train.trainer import TrainerConfig
 
+STAGE = "stage.json"
+"""File in a stage's folder that holds its ``StageNote``."""
 NETWORKS = {"teacher": (TEACHER,), "dmd": (STUDENT, CRITIC, TEACHER)}
 """Networks of a stage by role; every other stage has a student alone."""
 
@@ -35,6 +37,14 @@ class StageNote(msgspec.Struct, frozen=True):
     objective: str
     options: dict[str, Any]
     begin: str | None
+
+
+def read_stage_note(folder: Path) -> StageNote | None:
+    """Return what a stage learns, as it was noted in its folder; None if nothing is."""
+    try:
+        return msgspec.json.decode((folder / STAGE).read_bytes(), type=StageNote)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 class ChainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -11,6 +11,7 @@ from af_core.errors import AvatarForcingError
 
 from af_train.journal import Session, read_run
 from af_train.recipes.distill import SAMPLES, read_note
+from af_train.recipes.stages import read_stage_note
 
 _HISTORY = "history.jsonl"
 _ORDER = ("teacher", "trajectories", "ode", "dmd")
@@ -58,6 +59,7 @@ class Stage(msgspec.Struct, frozen=True):
     """One stage of a run."""
 
     name: str
+    objective: str | None
     state: Literal["finished", "unfinished"]
     step: int
     steps: int
@@ -120,11 +122,13 @@ def _stages(directory: Path) -> list[Path]:
 def _stage(folder: Path) -> Stage:
     lines, damaged, seconds = _lines(folder / _HISTORY)
     run, last = read_run(folder), lines[-1] if lines else {}
+    note = read_stage_note(folder)
     step = int(last.get("step", 0))
     steps = int(run.settings["steps"]) if run else step
     is_done = step >= steps or folder.with_suffix(".safetensors").exists()
     return Stage(
         name=folder.name,
+        objective=note.objective if note else None,
         state="finished" if is_done else "unfinished",
         step=step,
         steps=steps,
@@ -133,7 +137,8 @@ def _stage(folder: Path) -> Stage:
         samples_per_s=last.get("samples_per_s"),
         samples=run.samples if run else None,
         parameters=run.parameters if run else {},
-        settings=dict(_flat(run.settings)) if run else {},
+        settings=(dict(_flat(run.settings)) if run else {})
+        | (dict(_flat({"options": note.options})) if note else {}),
         charts=tuple(_charts(lines)),
         checkpoints=tuple(_checkpoints(folder)),
         strips=tuple(_strips(folder / SAMPLES)),
