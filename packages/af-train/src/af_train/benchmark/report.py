@@ -1,5 +1,6 @@
 """What a run over a benchmark amounts to: JSON, and a page with plots and strips of frames."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -207,4 +208,12 @@ def _parts(records: Sequence[Record], key: Callable[[Record], str]) -> dict[str,
     found: dict[str, list[Record]] = {}
     for record in records:
         found.setdefault(key(record), []).append(record)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items(), key=lambda part: _place(part[0])))
+
+
+def _place(value: str) -> tuple[float, str]:
+    """Sort words by letters, after numbers by size."""
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value
