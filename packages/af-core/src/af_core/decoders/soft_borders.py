@@ -59,22 +59,21 @@ class SoftBorders(nn.Module):
         That one has no border before it and stays as it is.
         """
         frames, inner = self.decoder.step(state.inner, latents)
-        if state.last is None:
-            first, rest = frames[:, :1], frames[:, 1:]
-            shown = torch.cat([first, soften(rest, first, self.share)], 1)
-        else:
-            shown = soften(frames, state.last, self.share)
+        shown = frames.clone()
+        if state.last is not None:
+            soften(shown, frames, state.last, self.share)
+        elif frames.shape[1] > 1:
+            soften(shown[:, 1:], frames[:, 1:], frames[:, :1], self.share)
         return shown, SoftBordersState(inner, frames[:, -1:].clone())
 
 
-def soften(frames: Tensor, before: Tensor, share: float) -> Tensor:
-    """Return ``frames`` uint8 ``[b, 4 f, H, W, 3]`` of whole latents with soft first frames.
+def soften(shown: Tensor, frames: Tensor, before: Tensor, share: float) -> None:
+    """Write soft first frames of latents to ``shown``, from ``frames`` uint8 ``[b, 4 f, H, W, 3]``.
 
     ``before [b, 1, H, W, 3]`` is the frame before them. First frames become
     ``(1 - share) x[i] + share (x[i - 1] + x[i + 1]) / 2``.
     """
-    latents = frames.unflatten(1, (-1, TEMPORAL_STRIDE))
-    earlier = torch.cat([before, latents[:, :-1, -1]], 1)[:, : latents.shape[1]]
-    middle = (earlier.float() + latents[:, :, 1].float()) / 2
-    soft = torch.lerp(latents[:, :, 0].float(), middle, share).round_().to(torch.uint8)
-    return torch.cat([soft[:, :, None], latents[:, :, 1:]], 2).flatten(1, 2)
+    stride = TEMPORAL_STRIDE
+    earlier = torch.cat([before, frames[:, stride - 1 : -1 : stride]], 1)
+    around = earlier.float().add_(frames[:, 1::stride]).mul_(share / 2)
+    shown[:, ::stride] = around.add_(frames[:, ::stride], alpha=1 - share).round_()
