@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import msgspec
 import pytest
 from af_core.errors import AvatarForcingError, ConfigError, UnknownNameError
 from af_core.weights.files import read_tensors, write_tensors
@@ -11,7 +10,7 @@ from af_train.backfill import weights_hash
 from af_train.cli import app
 from af_train.on_disk import AnotherJobError
 from af_train.recipes.distill import StageNotTrainedError, read_note
-from af_train.recipes.lamp import lamp_chain, lamp_recipe, stream_scores
+from af_train.recipes.lamp import lamp_chain, lamp_recipe, make_network, stream_scores
 from af_train.recipes.settings import SettingError, with_settings
 from af_train.worlds.lamp import MOOD_STD, LampWorld, measure
 from typer.testing import CliRunner
@@ -143,15 +142,33 @@ def test_what_a_stage_has_learnt_is_not_taken_for_something_else(tmp_path):
 
     chain("teacher.options.shift=5").teacher()
     chain("teacher.options.shift=5").teacher()
-    with pytest.raises(AnotherJobError, match=r"options.shift was 5, is 3"):
+    with pytest.raises(AnotherJobError, match=r"options.shift was 5.0, is 3.0"):
         chain().teacher()
     with pytest.raises(AnotherJobError, match="objective was 'flow-matching', is 'causal-ode'"):
-        chain("teacher.objective=causal-ode").teacher()
-    chain().backfill()
-    chain().ode()  # the note keeps how the teacher was trained
+        chain("teacher.objective=causal-ode", "teacher.options={}").teacher()
+    chain("backfill.num_steps=20").backfill()
+    chain("backfill.num_steps=20").ode()
+    chain(
+        "backfill.num_steps=20", "ode.options.mask=block_causal"
+    ).ode()  # the default, written out
+    chain("dmd.trainer.steps=1").dmd()  # the note keeps how stages were made that are there
     settings = read_note(tmp_path)["settings"]
     assert settings["teacher"]["options"]["shift"] == 5
-    assert settings["ode"] == json.loads(msgspec.json.encode(chain().recipe.ode))
+    assert settings["backfill"]["num_steps"] == 20
+    assert settings["dmd"]["trainer"]["steps"] == 1
+
+
+def test_a_file_to_begin_with_is_needed_until_the_stage_has_begun(tmp_path):
+    begin = tmp_path / "own.safetensors"
+    write_tensors(begin, make_network(seed=3).state_dict())
+    settings = (*TINY, f"teacher.begin={begin}")
+    chain = lamp_chain(tmp_path / "run", with_settings(lamp_recipe(), settings))
+    chain.teacher()
+    begin.unlink()
+    chain.check()
+    chain.teacher()
+    with pytest.raises(ConfigError, match="there is no such file"):
+        lamp_chain(tmp_path / "new", chain.recipe).check()
 
 
 def test_students_of_the_lamp_world_are_measured_side_by_side(taught, tmp_path):

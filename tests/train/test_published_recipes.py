@@ -214,6 +214,10 @@ def test_the_command_tells_what_it_would_do_and_slips_are_named(home):
     assert isinstance(command("paper_1_3b_dmdd", "--dry-run").exception, UnknownNameError)
     with pytest.raises(UnknownNameError, match="Did you mean 'liveavatar_dmd'"):
         find("liveavatar_dmb")
+    with pytest.raises(UnknownNameError, match="Did you mean 'lamp'"):
+        find("lamp_distill")
+    with pytest.raises(UnknownNameError, match="Did you mean 'lamp_teacher'"):
+        find("lamp_tacher")
     assert len({*names()}) == len(ALONE) + sum(1 + len(f.stages) for f in FAMILIES)
     with pytest.raises(UnknownNameError, match=r"toon has no dry run.*toon_distill"):
         find("toon")

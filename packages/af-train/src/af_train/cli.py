@@ -76,7 +76,8 @@ def run(
     files = [path] if path.is_file() else [*path.iterdir()]
     _console.print(f"{path}  {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
     if max((file.stat().st_mtime for file in files), default=began) < began:
-        _console.print("It was there already and nothing was trained; remove it to train it again.")
+        also = f" and the folder {path.with_suffix('')}" if path.is_file() else ""
+        _console.print(f"It was there already. To make it again, remove it{also}.")
 
 
 @app.command()
@@ -108,15 +109,18 @@ def _chain(
     """Return the chain a recipe belongs to, with settings applied, and the stage it names."""
     from af_train.parallel import join_world
     from af_train.recipes.catalogue import find
-    from af_train.recipes.settings import with_settings
-    from af_train.recipes.stages import require_stage, stages_of
+    from af_train.recipes.settings import SettingError, with_settings
+    from af_train.recipes.stages import missing_begin, require_stage, stages_of
 
     family, stage = find(recipe)
     made = with_settings(family.recipe(), settings or [])
+    where = directory or Path(family.directory)
     for name, part in stages_of(made).items():  # before data is drawn and weights are read
         if stage in (None, name):
             require_stage(name, part)
-    return family.chain(directory or Path(family.directory), made, join_world()), stage
+            if missing := missing_begin(where, name, part):
+                raise SettingError(missing)
+    return family.chain(where, made, join_world()), stage
 
 
 @app.command()

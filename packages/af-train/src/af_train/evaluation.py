@@ -50,7 +50,7 @@ def evaluate_preset(
     own = () if weights is None else (f"denoiser.weights={weights.resolve()}",)
     settings = [*settings, *own]
     pipeline = open_pipeline(preset, parse_overrides(settings))
-    avatar = build(pipeline)
+    avatar, denoiser = build(pipeline), denoiser_of(pipeline)
     rows: list[Tensor] = []
 
     def keep(index: int, clip: Clip, frames: Tensor) -> None:
@@ -69,7 +69,7 @@ def evaluate_preset(
         )
     if strip is not None:
         Image.fromarray(torch.cat(rows, 0).numpy()).save(strip)
-    return _about(preset, settings, denoiser_of(pipeline)) | attrs.asdict(scores)
+    return _about(preset, settings, denoiser) | attrs.asdict(scores)
 
 
 def evaluate_lamp(weights: Sequence[Path], settings: Sequence[str]) -> list[dict[str, Any]]:
@@ -89,9 +89,11 @@ def evaluate_lamp(weights: Sequence[Path], settings: Sequence[str]) -> list[dict
 
 
 def denoiser_of(pipeline: Pipeline) -> str | None:
-    """Return the hash of the weights that a pipeline's denoiser reads; None if it reads none."""
+    """Return the hash of the safetensors that a pipeline's denoiser reads; None without any."""
     file = weights_file(pipeline.stages["denoiser"])
-    return None if file is None else weights_hash(read_tensors(file))
+    if file is None or file.suffix != ".safetensors":
+        return None
+    return weights_hash(read_tensors(file))
 
 
 def _about(preset: str, settings: Sequence[str], denoiser: str | None) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def _scores(path: Path | None, weights: str) -> dict[str, Any]:
             f"{path} holds no scores ({error}). `af-train evaluate --json` and `af-train measure "
             "--json` write them."
         ) from error
-    if found.get("denoiser", weights) != weights:
+    if found.get("denoiser") not in (None, weights):
         raise ConfigError(
             f"{path} holds scores of other weights than are written here. Export without "
             "--metrics, measure that file (`af-train evaluate PRESET FILE --json`), and export "

@@ -44,7 +44,13 @@ def claim(path: Path, job: msgspec.Struct, ignoring: tuple[str, ...] = ()) -> No
     if not path.exists():
         write_json(path, job)
         return
-    there = read_json(path, type(job))
+    require_same(path.parent, read_json(path, type(job)), job, ignoring)
+
+
+def require_same(
+    directory: Path, there: msgspec.Struct, job: msgspec.Struct, ignoring: tuple[str, ...] = ()
+) -> None:
+    """Raise ``AnotherJobError`` with everything in which a job differs from what is there."""
     told = [
         f"{name} was {was!r}, is {now!r}"
         for name, was, now in differences(there, job)
@@ -52,7 +58,7 @@ def claim(path: Path, job: msgspec.Struct, ignoring: tuple[str, ...] = ()) -> No
     ]
     if told:
         raise AnotherJobError(
-            f"{path.parent} holds the work of another job: {'; '.join(told)}. Take another "
+            f"{directory} holds the work of another job: {'; '.join(told)}. Take another "
             "directory, or the settings it was begun with."
         )
 

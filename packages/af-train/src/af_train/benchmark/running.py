@@ -33,7 +33,7 @@ _STRIPS = 6
 """Clips that leave a strip of frames."""
 
 
-class Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was run; two runs in one directory must agree. The list of clips may grow."""
 
     preset: str

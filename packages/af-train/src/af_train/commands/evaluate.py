@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from af_core.errors import ConfigError
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,8 @@ def evaluate(
     console: Console,
 ) -> None:
     """Measure and say what was found: a column for each file, or for the preset as it is."""
+    if strip is not None and (len(weights) > 1 or preset == "lamp"):
+        raise ConfigError("--strip is for one avatar: it shows frames of a preset or of one file.")
     if preset == "lamp":
         found = evaluate_lamp(weights, settings)
     else:
@@ -42,7 +45,7 @@ def evaluate(
             for file in weights or [None]
         ]
     if as_json:
-        told = found if weights else found[0]
+        told = found if len(found) > 1 else found[0]
         sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
         return
     columns = dict(zip([*map(str, weights)] or ["value"], found, strict=True))

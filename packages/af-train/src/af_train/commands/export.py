@@ -5,12 +5,12 @@ from pathlib import Path
 
 import msgspec
 import torch
-from af_core.errors import AvatarForcingError, ConfigError
+from af_core.errors import ConfigError
 from rich.console import Console
 from rich.markup import escape
 
 from af_train.export import Exported, Trained, blended, export_trained, find_trained
-from af_train.verification import Verified, verify
+from af_train.verification import VerificationError, Verified, verify
 
 
 def export_weights(
@@ -35,6 +35,8 @@ def export_weights(
         trained = blended(trained, blend, 0.5 if share is None else share)
     elif share is not None:
         raise ConfigError("--share says how much of --blend FILE; there is no --blend.")
+    if path.resolve() == trained.origin.resolve():
+        raise ConfigError(f"{path} is what would be exported; give -o another name.")
     name = _preset(trained, preset) if check else ""
     made = export_trained(
         trained, path, dtype=torch.float16 if half else torch.float32, metrics=metrics
@@ -45,7 +47,7 @@ def export_weights(
         others = [one for one in settings if not one.startswith("denoiser.weights=")]
         try:
             seen = verify(path, trained.tensors, name, others, exact=not half)
-        except AvatarForcingError:
+        except VerificationError:
             for written in (path, Path(made.card)):  # what does not stream is not left to be used
                 written.unlink()
             raise

@@ -98,7 +98,7 @@ def find(name: str) -> tuple[Family, str | None]:
     if name in ALONE:
         hint = " The chain of teacher and student is toon_distill." if name == "toon" else ""
         raise UnknownNameError(f"{name} has no dry run, and no stages to name apart.{hint}")
-    whole = [f.whole for f in FAMILIES if name.startswith(f.name)]
+    whole = [f.whole for f in FAMILIES if name == f"{f.name}_distill"]
     close = whole or difflib.get_close_matches(name, [*names()], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise UnknownNameError(f"No recipe named {name!r}.{hint} There are: {', '.join(names())}.")

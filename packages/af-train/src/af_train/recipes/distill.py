@@ -18,20 +18,23 @@ from torch import Tensor
 from af_train.adapters import merged, trained
 from af_train.backfill import Backfill, weights_hash
 from af_train.batches import Batch, Source, Weighted
-from af_train.checkpoints import newest
 from af_train.guidance import encoded_prompt
 from af_train.loop import progress_bar
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER, Objective
 from af_train.ode_store import TrajectoryStore
-from af_train.on_disk import claim, write_json
+from af_train.on_disk import require_same, write_json
 from af_train.parallel import World
 from af_train.recipes.stages import (
     NETWORKS,
     STAGE,
     ChainRecipe,
-    StageNote,
     StageRecipe,
+    has_begun,
+    missing_begin,
+    note_of,
     options_of,
+    read_as,
+    read_stage_note,
     require_stage,
     stages_of,
 )
@@ -99,6 +102,9 @@ class Distillation:
         """Write the teacher's trajectories, this process's share of them."""
         teacher = self._network("teacher").eval()
         self._judge(teacher)
+        if not self.trajectories.exists():
+            self._note()
+        self.world.wait()
         teacher = teacher.to(self.world.device)
         job, config = self._sampling(teacher), self.recipe.backfill
         with progress_bar() as bar:
@@ -164,6 +170,8 @@ class Distillation:
         """
         for stage, recipe in stages_of(self.recipe).items():
             require_stage(stage, recipe)
+            if missing := missing_begin(self.directory, stage, recipe):
+                raise ConfigError(missing)
             objective = self.objective(recipe)
             require_roles(objective, NETWORKS.get(stage, (STUDENT,)), recipe.trainer)
 
@@ -222,15 +230,13 @@ class Distillation:
 
     def _claim(self, stage: str, recipe: StageRecipe) -> None:
         """Insist that what is there of a stage was trained as this recipe has it."""
-        note = StageNote(recipe.objective, recipe.options, recipe.begin)
-        folder = self.directory / stage
-        path = folder / STAGE
-        begun = self.weights(stage).exists() or newest(folder) is not None
-        if begun and path.exists():
-            claim(path, note)
-        elif not begun and self.world.leads:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, note)
+        path, note = self.directory / stage / STAGE, note_of(recipe)
+        if not has_begun(self.directory, stage):
+            if self.world.leads:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, note)
+        elif (noted := read_stage_note(path.parent)) is not None:  # older runs have none
+            require_same(path.parent, read_as(noted, recipe), note)
 
     def _note(self) -> None:
         """Write down what this directory is a run of; finished stages keep what they were."""

@@ -28,7 +28,7 @@ from af_train.recipes.catalogue import Family
 from af_train.recipes.lamp import LAMP_WAN, lamp_context
 from af_train.recipes.published import PublishedRecipe, with_effective_batch
 from af_train.recipes.settings import SettingError
-from af_train.recipes.stages import StageRecipe, require_stage, stages_of
+from af_train.recipes.stages import StageRecipe, missing_begin, require_stage, stages_of
 from af_train.recipes.toon_distill import ToonDistillRecipe
 from af_train.trainer import RoleConfig, TrainerConfig
 
@@ -231,7 +231,9 @@ def _pipeline(recipe: Any) -> tuple[CausalWanConfig, Geometry, list[str]]:
 
 
 def _missing(recipe: Any, family: Family, chosen: Sequence[str], directory: Path) -> list[str]:
-    found = []
+    parts = {n: part for n, part in stages_of(recipe).items() if n in chosen}
+    begins = (missing_begin(directory, name, part) for name, part in parts.items())
+    found = [told for told in begins if told is not None]
     if isinstance(recipe, PublishedRecipe) and recipe.data is None:
         found.append(f"data: --set data=FOLDER, which `{recipe.preparation}` fills")
     elif isinstance(recipe, PublishedRecipe) and not Path(recipe.data or "").is_dir():

@@ -68,7 +68,8 @@ def _seen(values: Any, message: str) -> str:
         values = values.get(name) if isinstance(values, dict) else None
     if values is None:
         return ""
-    hint = "; write JSON in quotes, '{\"name\": 1}'" if str(values).startswith("{") else ""
+    is_text = isinstance(values, str) and values.startswith("{")
+    hint = "; write JSON in quotes, '{\"name\": 1}'" if is_text else ""
     return f" (seen: {values!r}{hint})"
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from af_core.errors import ConfigError
+from af_core.errors import AvatarForcingError, ConfigError
 from af_core.plugins import load_catalog
 
 from af_train.backfill import BackfillConfig
+from af_train.checkpoints import newest
 from af_train.objectives.contract import CRITIC, STUDENT, TEACHER
 from af_train.strips import SampleConfig
 from af_train.trainer import TrainerConfig
@@ -47,6 +48,15 @@ def read_stage_note(folder: Path) -> StageNote | None:
         return None
 
 
+def read_as(note: StageNote, recipe: StageRecipe) -> StageNote:
+    """Return an older note with defaults that its objective has got since, if it still can be."""
+    older = msgspec.structs.replace(recipe, objective=note.objective, options=note.options)
+    try:
+        return msgspec.structs.replace(note, options=note_of(older).options)
+    except AvatarForcingError:
+        return note
+
+
 class ChainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every chain has: a teacher at its beginning, distribution matching at its end."""
 
@@ -73,16 +83,40 @@ def stages_of(recipe: ChainRecipe) -> dict[str, StageRecipe]:
 
 
 def require_stage(stage: str, recipe: StageRecipe) -> None:
-    """Raise ``ConfigError`` for an option, or a file to begin with, that is not there.
+    """Raise ``ConfigError`` for options that an objective does not have.
 
-    ``UnknownNameError`` for an objective.
+    ``UnknownNameError`` for an objective that nothing offers.
     """
     try:
         options_of(recipe)
     except ConfigError as error:
         raise ConfigError(f"{stage}: {error}") from error
-    if recipe.begin not in (None, "shipped") and not Path(recipe.begin).is_file():
-        raise ConfigError(f"{stage}.begin={recipe.begin}: there is no such file.")
+
+
+def missing_begin(directory: Path, stage: str, recipe: StageRecipe) -> str | None:
+    """Return what to say of a file that a stage should begin with and that is not there.
+
+    A stage that has begun needs it no more.
+    """
+    if recipe.begin in (None, "shipped") or Path(recipe.begin).is_file():
+        return None
+    if has_begun(directory, stage):
+        return None
+    return f"{stage}.begin={recipe.begin}: there is no such file."
+
+
+def has_begun(directory: Path, stage: str) -> bool:
+    """Tell whether a stage has left weights or a checkpoint in a run's directory."""
+    left = directory / f"{stage}.safetensors"
+    return left.exists() or newest(directory / stage) is not None
+
+
+def note_of(recipe: StageRecipe) -> StageNote:
+    """Return what a stage learns: options as its objective reads them, defaults and all."""
+    begin = recipe.begin
+    if begin not in (None, "shipped"):
+        begin = str(Path(begin).resolve())
+    return StageNote(recipe.objective, msgspec.to_builtins(options_of(recipe)), begin)
 
 
 def options_of(stage: StageRecipe) -> Any:
@@ -94,7 +128,7 @@ def options_of(stage: StageRecipe) -> Any:
     try:
         return msgspec.convert(stage.options, config)
     except msgspec.ValidationError as error:
-        known = ", ".join(config.__struct_fields__)
+        known = ", ".join(config.__struct_fields__) or "none"
         raise ConfigError(
             f"Options of {stage.objective}: {error}. There are: {known}. The recipe's own options "
             "stay when only the objective is changed: give all at once, STAGE.options='{...}'."
