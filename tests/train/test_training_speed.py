@@ -118,9 +118,9 @@ def test_a_stage_begins_with_the_weights_it_is_given(tmp_path):
     begin = msgspec.structs.replace(chain.recipe.teacher, begin=str(tmp_path / "given.safetensors"))
     for told, shipped in ((begin, None), (with_begin(chain, "shipped"), lambda: given)):
         recipe = msgspec.structs.replace(chain.recipe, teacher=told)
-        path = attrs.evolve(chain, recipe=recipe, shipped=shipped).teacher()
+        own = attrs.evolve(chain, directory=tmp_path / f"{shipped is None}", recipe=recipe)
+        path = attrs.evolve(own, shipped=shipped).teacher()
         assert all(torch.equal(v, given[n]) for n, v in read_tensors(path).items())
-        path.unlink()
 
 
 def test_a_pipeline_without_weights_ships_none(tmp_path):
