@@ -67,12 +67,17 @@ def run(
         chosen = parse_settings(ToonSyncRecipe, settings or [])
         train_toon_sync(directory or Path("runs/toon_sync"), chosen, _console.print)
         return
+    began = time.time()
     chain, stage = _chain(recipe, directory, settings)
     from af_train.parallel import leave_world
 
-    began = time.time()
     path = getattr(chain, stage or "run")()
     leave_world()
+    _say_left(path, began)
+
+
+def _say_left(path: Path, began: float) -> None:
+    """Say what a stage has left, and if it was there before the command began."""
     files = [path] if path.is_file() else [*path.iterdir()]
     _console.print(f"{path}  {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
     if max((file.stat().st_mtime for file in files), default=began) < began:
@@ -109,17 +114,15 @@ def _chain(
     """Return the chain a recipe belongs to, with settings applied, and the stage it names."""
     from af_train.parallel import join_world
     from af_train.recipes.catalogue import find
-    from af_train.recipes.settings import SettingError, with_settings
-    from af_train.recipes.stages import missing_begin, require_stage, stages_of
+    from af_train.recipes.settings import with_settings
+    from af_train.recipes.stages import require_stage, stages_of
 
     family, stage = find(recipe)
     made = with_settings(family.recipe(), settings or [])
     where = directory or Path(family.directory)
     for name, part in stages_of(made).items():  # before data is drawn and weights are read
         if stage in (None, name):
-            require_stage(name, part)
-            if missing := missing_begin(where, name, part):
-                raise SettingError(missing)
+            require_stage(where, name, part)
     return family.chain(where, made, join_world()), stage
 
 
@@ -294,7 +297,8 @@ def evaluate(
 ) -> None:
     """Measure lips, drift, identity and motion of an avatar on a suite.
 
-    ``evaluate lamp FILE ...`` measures students of the lamp world against what they should make.
+    ``evaluate lamp FILE ...`` measures students of the lamp world against what they should make,
+    on streams of its own: clips and seconds do not apply.
     """
     _known(suite, "suite", ["toon"])
     from af_train.commands.evaluate import evaluate as measured

@@ -53,7 +53,7 @@ def require_same(
     """Raise ``AnotherJobError`` with everything in which a job differs from what is there."""
     told = [
         f"{name} was {was!r}, is {now!r}"
-        for name, was, now in differences(there, job)
+        for name, was, now in _differing("", _plain(there), _plain(job))
         if name.partition(".")[0] not in ignoring
     ]
     if told:
@@ -63,10 +63,9 @@ def require_same(
         )
 
 
-def differences(before: Any, after: Any) -> list[tuple[str, Any, Any]]:
-    """Return path, old value and new value of everything in which two structs differ as JSON."""
-    plain = (msgspec.json.decode(msgspec.json.encode(one)) for one in (before, after))
-    return [*_differing("", *plain)]
+def _plain(job: msgspec.Struct) -> Any:
+    """Return a job as JSON would give it back: what is compared with a file must be no tuple."""
+    return msgspec.json.decode(msgspec.json.encode(job))
 
 
 def _differing(path: str, was: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -41,22 +41,26 @@ def export_weights(
     made = export_trained(
         trained, path, dtype=torch.float16 if half else torch.float32, metrics=metrics
     )
-    seen: Verified | None = None
-    if check:
-        settings = [*trained.recipe().get("settings", {}).get("settings", [])]
-        others = [one for one in settings if not one.startswith("denoiser.weights=")]
-        try:
-            seen = verify(path, trained.tensors, name, others, exact=not half)
-        except VerificationError:
-            for written in (path, Path(made.card)):  # what does not stream is not left to be used
-                written.unlink()
-            raise
+    seen = _verified(made, trained, name, exact=not half) if check else None
     if as_json:
         about = msgspec.to_builtins(made) | {"verified": msgspec.to_builtins(seen)}
         sys.stdout.write(msgspec.json.encode(about).decode() + "\n")
         return
     use = preset or trained.recipe().get("settings", {}).get("preset")
     _say(made, seen, use, console)
+
+
+def _verified(made: Exported, trained: Trained, preset: str, *, exact: bool) -> Verified:
+    """Stream with what was written; what does not stream alike is not left to be used."""
+    settings = [*trained.recipe().get("settings", {}).get("settings", [])]
+    others = [one for one in settings if not one.startswith("denoiser.weights=")]
+    path, card = Path(made.path), Path(made.card)
+    try:
+        return verify(path, trained.tensors, preset, others, exact=exact)
+    except VerificationError:
+        path.unlink()
+        card.unlink()
+        raise
 
 
 def _say(made: Exported, seen: Verified | None, use: str | None, console: Console) -> None:

@@ -30,7 +30,6 @@ from af_train.recipes.stages import (
     ChainRecipe,
     StageRecipe,
     has_begun,
-    missing_begin,
     note_of,
     options_of,
     read_as,
@@ -169,9 +168,7 @@ class Distillation:
         Raises ``ConfigError``.
         """
         for stage, recipe in stages_of(self.recipe).items():
-            require_stage(stage, recipe)
-            if missing := missing_begin(self.directory, stage, recipe):
-                raise ConfigError(missing)
+            require_stage(self.directory, stage, recipe)
             objective = self.objective(recipe)
             require_roles(objective, NETWORKS.get(stage, (STUDENT,)), recipe.trainer)
 
@@ -249,9 +246,8 @@ class Distillation:
             if path.exists() and name in before.get("settings", {}):
                 settings[name] = before["settings"][name]
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(
-            self.directory / RECIPE, {"recipe": type(self.recipe).__name__} | {"settings": settings}
-        )
+        note = {"recipe": type(self.recipe).__name__, "settings": settings}
+        write_json(self.directory / RECIPE, note)
 
     def _sampler(self, stage: str, trainer: Trainer) -> Callable[[int], None]:
         """Return what draws a strip of the role that is learnt, every so many steps."""

@@ -28,7 +28,7 @@ from af_train.recipes.catalogue import Family
 from af_train.recipes.lamp import LAMP_WAN, lamp_context
 from af_train.recipes.published import PublishedRecipe, with_effective_batch
 from af_train.recipes.settings import SettingError
-from af_train.recipes.stages import StageRecipe, missing_begin, require_stage, stages_of
+from af_train.recipes.stages import StageRecipe, missing_begin, require_options, stages_of
 from af_train.recipes.toon_distill import ToonDistillRecipe
 from af_train.trainer import RoleConfig, TrainerConfig
 
@@ -90,7 +90,7 @@ def dry_run(
     chosen = family.stages if stage is None else (stage,)
     for name, part in stages_of(recipe).items():
         if name in chosen:
-            require_stage(name, part)
+            require_options(name, part)
     told = []
     for name in chosen:
         part = getattr(recipe, name)

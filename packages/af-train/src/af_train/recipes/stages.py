@@ -82,11 +82,18 @@ def stages_of(recipe: ChainRecipe) -> dict[str, StageRecipe]:
     return {name: found[name] for name in sorted(found, key=order.index)}
 
 
-def require_stage(stage: str, recipe: StageRecipe) -> None:
-    """Raise ``ConfigError`` for options that an objective does not have.
+def require_stage(directory: Path, stage: str, recipe: StageRecipe) -> None:
+    """Raise ``ConfigError`` for bad options, or a file to begin with that is not there.
 
     ``UnknownNameError`` for an objective that nothing offers.
     """
+    require_options(stage, recipe)
+    if missing := missing_begin(directory, stage, recipe):
+        raise ConfigError(missing)
+
+
+def require_options(stage: str, recipe: StageRecipe) -> None:
+    """Raise ``ConfigError`` for options that an objective does not have, and name the stage."""
     try:
         options_of(recipe)
     except ConfigError as error:
