@@ -9,7 +9,7 @@ from af_core.errors import ConfigError
 from af_train import draws
 from af_train.ablation.lamp import LampStudy, each_once, variants
 from af_train.ablation.paper import TABLES
-from af_train.ablation.students import FULL, RUNGS, Student
+from af_train.ablation.students import FULL, RUNGS, Student, StudentShop
 from af_train.ablation.teacher_stream import OVERLAP, teacher_stream
 from af_train.ablation.toon_teacher import ToonTeacher
 from af_train.benchmark.clips import ClipFolder
@@ -72,6 +72,13 @@ def test_rows_say_whether_they_were_trained_as_they_are_streamed():
     assert rows[1].student == Student() and rows[1].anchors != FULL
     names = [v.name for v in each_once(variants(), list(variants()))]
     assert len(names) == len(set(names)) and names[0] == "L4N1"
+
+
+def test_an_objective_of_ones_own_is_asked_for_every_window(tmp_path):
+    own = with_settings(lantern_recipe(), ["dmd.objective=mine"])
+    for recipe, asked_for in ((lantern_recipe(), "self-forcing"), (own, "mine")):
+        assert StudentShop(tmp_path, recipe)._matching(Student(1, 1)).dmd.objective == asked_for
+        assert StudentShop(tmp_path, recipe)._matching(Student()).dmd == recipe.dmd
 
 
 def test_the_teachers_clips_share_frames_and_reach_the_end():

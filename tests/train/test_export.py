@@ -223,4 +223,15 @@ def test_the_command_exports_verifies_and_says_what_to_do_next(
     assert command(tmp_path, "-o", tmp_path / "b.safetensors", "--verify") == 78
     assert "--preset NAME" in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "b.safetensors").exists()
+    again = ("--half", "--verify", "--preset", "tooon")
+    assert command(tmp_path, "-o", out, *again) == 78 and out.exists()  # a slip deletes nothing
+    assert command(tmp_path, "-o", tmp_path / "dmd.safetensors") == 78
+    assert "is what would be exported" in capsys.readouterr().err.replace("\n", " ")
+    monkeypatch.setattr("af_train.commands.export.verify", refuse)
+    assert command(tmp_path, "-o", out, "--half", "--verify", "--preset", "toon") == 78
+    assert not out.exists() and not out.with_suffix(".md").exists()
     assert command(tmp_path) == 2 and command(tmp_path, "-o", out, "--role", "judge") == 2
+
+
+def refuse(*args, **kwargs):
+    raise VerificationError("It does not stream alike.")
